@@ -1,0 +1,35 @@
+"""Builds the `transformers-fsdfm` distribution; the outer folders `trainer` and `hub_configs` become subpackages."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+OUTER_PACKAGES = {"transformers_fsdfm.trainer": "trainer", "transformers_fsdfm.hub_configs": "hub_configs"}
+
+TRAIN = ["accelerate>=1.15", "datasets>=5", "evaluate>=0.4.6", "peft>=0.21"]
+DEV = TRAIN + ["pytest>=9", "ruff>=0.17", "scipy>=1.15", "torchao>=0.18", "psutil>=7", "build>=1.3"]
+
+setup(
+    name="transformers-fsdfm",
+    version="0.1.0",
+    description="Few-step discrete flow-matching language models (FS-DFM) as normal Hugging Face transformers models",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    package_dir={"": "src", **OUTER_PACKAGES},
+    packages=[*find_packages("src"), *OUTER_PACKAGES],
+    package_data={
+        "transformers_fsdfm": ["py.typed"],
+        "transformers_fsdfm.trainer": ["launch/*"],
+        "transformers_fsdfm.hub_configs": ["*/*"],
+    },
+    install_requires=["torch>=2.6", "transformers>=5.20,<6", "typer>=0.16"],
+    extras_require={"train": TRAIN, "dev": DEV},
+    entry_points={"console_scripts": ["fsdfm = transformers_fsdfm.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
