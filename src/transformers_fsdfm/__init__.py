@@ -24,7 +24,7 @@ _HOME_OF = {
     "available_configs": "hub_configs",
 }
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -108,6 +108,15 @@ class FSDFMConfig(PreTrainedConfig):
             )
         self.flow_schedule  # noqa: B018  (raises on a bad `schedule_exponent`)
 
+    def validate_token_ids(self) -> None:
+        """Special tokens are tokens of the vocabulary; the mask token may also be the row after it."""
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"):
+            value = getattr(self, name)
+            limit = self.vocab_size + (name == "mask_token_id")
+            for token_id in value if isinstance(value, list) else [] if value is None else [value]:
+                if not 0 <= token_id < limit:
+                    raise ValueError(f"`{name}` must be in [0, {limit}), but got {value}")
+
     @property
     def flow_schedule(self) -> Schedule:
         """The schedule kappa as an object with its formulas."""

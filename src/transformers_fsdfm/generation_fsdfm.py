@@ -1,0 +1,781 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""Generation for FS-DFM: its configuration, the sampling loop and the output."""
+
+import copy
+import difflib
+import inspect
+import itertools
+import math
+import numbers
+import time as clock
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers.generation import (
+    GenerationConfig,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils import ModelOutput, logging
+
+from .flow_fsdfm import SOLVERS, CandidatePlan, candidate_hazard, jump_candidates, plan_candidates, sample_source
+
+
+logger = logging.get_logger(__name__)
+
+# The head runs on so many candidates at once that their float32 logits fill about this much memory.
+LOGITS_CHUNK_BYTES = {"cpu": 2**25, "accelerator": 2**28}
+
+
+class FSDFMGenerationConfig(GenerationConfig):
+    """
+    Settings of [`FSDFMGenerationMixin.generate`]. An attribute that is `None` is not set: the model's own generation
+    config decides, and below it the defaults given here.
+
+    Args:
+        > Length
+
+        max_length (`int`, *optional*, defaults to the model's `max_position_embeddings`):
+            Length of the result, prompt included.
+        max_new_tokens (`int`, *optional*):
+            Tokens to add to the prompt; stronger than `max_length`.
+
+        > The flow
+
+        num_steps (`int`, *optional*, defaults to 8 for an FS-DFM and 1024 for a plain DFM):
+            Number of equal steps from t = 0 to t = 1.
+        time_grid (`list[float]`, *optional*):
+            Increasing times from 0 to 1, in place of `num_steps`.
+        max_time (`float`, *optional*):
+            Seconds that sampling may take. After every step the rest of the grid is planned anew from the time that the
+            step took; at least one step to t = 1 is always made.
+        solver (`str`, *optional*, defaults to `"cumulative_scalar"`):
+            `"cumulative_scalar"`, `"euler"` or `"posterior"`, see [`jump_candidates`].
+
+        > The posterior
+
+        temperature (`float`, *optional*, defaults to 1.0):
+            Divides the logits.
+        final_temperature (`float`, *optional*, defaults to `temperature`):
+            The same for the last step; 0 takes the most likely tokens there.
+        top_k (`int`, *optional*), top_p (`float`, *optional*):
+            Keep the k most likely tokens, or the most likely ones with a total probability of at least p.
+        do_sample (`bool`, *optional*, defaults to `True`):
+            Only `True`: a flow always samples. Here for the sake of pipelines.
+
+        > Output
+
+        num_return_sequences (`int`, *optional*, defaults to 1):
+            Samples for each prompt.
+        pad_after_eos (`bool`, *optional*, defaults to `False`):
+            Whether what follows the first new end-of-sequence token is replaced by `pad_token_id`.
+        return_dict_in_generate (`bool`, *optional*, defaults to `False`):
+            Whether to return a [`FSDFMGenerationOutput`] instead of the tokens alone.
+        output_history (`bool`, *optional*, defaults to `False`):
+            Whether that output holds the canvas after every step.
+        progress_bar (`bool`, *optional*, defaults to `False`):
+            Whether to show a progress bar over the steps.
+
+        > Special tokens
+
+        bos_token_id, pad_token_id, mask_token_id (`int`, *optional*), eos_token_id (`int` or `list[int]`, *optional*):
+            Positions of the prompt that hold `mask_token_id` are filled in.
+    """
+
+    _defaults = {  # noqa: RUF012
+        "solver": "cumulative_scalar",
+        "temperature": 1.0,
+        "do_sample": True,
+        "num_return_sequences": 1,
+        "pad_after_eos": False,
+        "return_dict_in_generate": False,
+        "output_history": False,
+        "progress_bar": False,
+    }
+    _fields = (
+        *("max_length", "max_new_tokens", "num_steps", "time_grid", "max_time", "final_temperature", "top_k", "top_p"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"),
+        *_defaults,
+    )
+
+    def __init__(self, **kwargs: Any) -> None:
+        # The parent's __init__ would set dozens of attributes that mean nothing to a flow.
+        for name in self._fields:
+            setattr(self, name, kwargs.pop(name, None))
+        self._commit_hash = kwargs.pop("_commit_hash", None)
+        self._from_model_config = kwargs.pop("_from_model_config", False)
+        self.transformers_version = kwargs.pop("transformers_version", None)
+        _refuse_unknown(kwargs, self._fields)
+        self.validate()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "FSDFMGenerationConfig":
+        """As in transformers. Fields of the file that this version does not know are kept, and saved again."""
+        known = {*cls._fields, "_commit_hash", "_from_model_config", "transformers_version"}
+        config = super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
+        for key in config_dict.keys() - known:
+            setattr(config[0] if isinstance(config, tuple) else config, key, config_dict[key])
+        return config
+
+    @classmethod
+    def from_model_config(cls, model_config: Any) -> "FSDFMGenerationConfig":
+        """All settings of a model that comes without a generation config."""
+        token_ids = {name: getattr(model_config, name, None) for name in cls._fields if name.endswith("_token_id")}
+        num_steps = 8 if model_config.step_size_conditioning else 1024
+        max_length = model_config.max_position_embeddings
+        return cls(num_steps=num_steps, max_length=max_length, **token_ids, **cls._defaults)
+
+    def set_unset(self, other: GenerationConfig) -> None:
+        """Takes over every setting that is not set here."""
+        for name in self._fields:
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(other, name, None))
+
+    def validate(self, strict: bool = False, user_set_attributes: set[str] | None = None) -> None:
+        """Checks every setting on its own; raises a `ValueError` that names it."""
+        for name in ("num_steps", "max_length", "max_new_tokens", "num_return_sequences", "top_k"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1):
+                raise ValueError(f"`{name}` must be an integer >= 1, but got {value!r}")
+        for name in ("temperature", "max_time"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                hint = "; `final_temperature=0` makes the last step greedy" if name == "temperature" else ""
+                raise ValueError(f"`{name}` must be a number > 0, but got {value!r}{hint}")
+        if self.final_temperature is not None and not (
+            _is_number(self.final_temperature) and 0 <= self.final_temperature < math.inf
+        ):
+            raise ValueError(f"`final_temperature` must be a number >= 0, but got {self.final_temperature!r}")
+        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"`top_p` must be in (0, 1], but got {self.top_p!r}")
+        if self.solver is not None and self.solver not in SOLVERS:
+            raise ValueError(f"`solver` must be one of {SOLVERS}, but got {self.solver!r}")
+        if self.do_sample not in (None, True):
+            raise ValueError(
+                "`do_sample=False` means nothing to a discrete flow, which starts from random tokens; use "
+                "`final_temperature=0` for a greedy last step, or a `generator` for repeatable results"
+            )
+        if self.time_grid is not None:
+            self._validate_time_grid()
+
+    def _validate_time_grid(self) -> None:
+        grid = self.time_grid
+        if not isinstance(grid, Sequence) or len(grid) < 2 or not all(_is_number(value) for value in grid):
+            raise ValueError(f"`time_grid` must be a list of at least two numbers, but got {grid!r}")
+        if grid[0] != 0 or grid[-1] != 1:
+            raise ValueError(f"`time_grid` must run from 0 to 1, but runs from {grid[0]} to {grid[-1]}")
+        for before, after in itertools.pairwise(grid):
+            if not before < after:
+                raise ValueError(f"`time_grid` must increase from each entry to the next, but has {before}, {after}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _refuse_unknown(kwargs: Iterable[str], known: Iterable[str]) -> None:
+    """A typing error in a keyword must not pass silently."""
+    for name in set(kwargs) - set(known):
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"known are {sorted(known)}"
+        raise ValueError(f"`{name}` is not an option of `generate`: {hint}")
+
+
+@dataclass
+class FSDFMGenerationOutput(ModelOutput):
+    """
+    Output of [`FSDFMGenerationMixin.generate`].
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(batch_size * num_return_sequences, sequence_length)`):
+            The tokens, prompt included.
+        last_changed_step (`torch.LongTensor` of the same shape):
+            The step, counted from 1, in which each token changed last; 0 for what never changed.
+        history (`tuple[torch.LongTensor]`, *optional*, with `output_history=True`):
+            The canvas before the first and after every step: `len(time_grid)` tensors of the same shape.
+        time_grid (`torch.DoubleTensor` of shape `(steps + 1,)`):
+            The time reached after every step, 0 in front. Texts longer than the model start again for each window.
+        num_function_evaluations (`int`):
+            How often the network ran. Steps in which no position can move need no network and are not counted.
+    """
+
+    sequences: torch.LongTensor
+    last_changed_step: torch.LongTensor | None = None
+    history: tuple[torch.LongTensor, ...] | None = None
+    time_grid: torch.DoubleTensor | None = None
+    num_function_evaluations: int | None = None
+
+
+@dataclass
+class _Canvas:
+    """The text while it is written, with what is recorded on the way."""
+
+    ids: Tensor  # (rows, length), as are `editable`, `attended` and `last_changed_step`
+    editable: Tensor
+    attended: Tensor | None
+    generators: list[torch.Generator]
+    last_changed_step: Tensor
+    first_bad_step: Tensor  # scalar, on the device: read once, after the loop
+    history: list[Tensor] | None
+    times: list[float] = field(default_factory=lambda: [0.0])
+    num_function_evaluations: int = 0
+
+    @property
+    def step(self) -> int:
+        """Steps finished so far, over all windows."""
+        return len(self.times) - 1
+
+    def write(self, position: Tensor, current_ids: Tensor, next_ids: Tensor) -> None:
+        """Puts tokens at flat positions; -1 stands for a draw from logits that were no numbers."""
+        step = self.step + 1
+        is_bad = (next_ids < 0).any() & (self.first_bad_step == 0)
+        self.first_bad_step.masked_fill_(is_bad, step)
+        next_ids = next_ids.clamp_min(0)
+        self.ids.view(-1)[position] = next_ids
+        changed_step = self.last_changed_step.view(-1)
+        changed_step[position] = torch.where(next_ids != current_ids, step, changed_step[position])
+
+
+@dataclass
+class _Window:
+    """The columns that the network sees at once, and which of them are to be written now."""
+
+    start: int
+    end: int
+    editable: Tensor  # (rows, end - start)
+
+
+@dataclass
+class _StepPlan:
+    """The steps of one window. What the loop decides by is on the host, so that it never waits for the device."""
+
+    time_grid: list[float]
+    time: Tensor  # (steps,), float32, on the device
+    step_size: Tensor  # (steps,), float32
+    hazard: Tensor  # (steps,), float64
+    candidates: CandidatePlan  # positions in the flattened window
+    canvas_position: Tensor  # (events,): the same positions in the flattened canvas
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.time_grid) - 1
+
+    def num_candidates(self, step: int) -> int:
+        return self.candidates.step_offset[step + 1] - self.candidates.step_offset[step]
+
+    def chunks(self, step: int, size: int) -> Iterator[slice]:
+        """The candidates of a step in pieces of at most `size`."""
+        first, last = self.candidates.step_offset[step : step + 2]
+        return (slice(begin, min(begin + size, last)) for begin in range(first, last, size))
+
+
+class FSDFMGenerationMixin:
+    """Gives a model with a backbone `self.model` and a head `self.lm_head` the method `generate`."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        editable_mask: torch.BoolTensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        streamer: BaseStreamer | None = None,
+        callback_on_step_end: Callable[[Any, int, float, dict[str, Tensor]], dict[str, Tensor] | None] | None = None,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.LongTensor | FSDFMGenerationOutput:
+        """
+        Samples text: all positions start from the source distribution and are rewritten in parallel.
+
+        ```
+        1. Settle settings, lengths and editable positions; check everything before any work is done.
+        2. Fill the editable positions of the canvas with source tokens.
+        3. For each window of the trained length (one, unless the text is longer):
+            a. Plan the steps: times, hazards and, for every step, the candidates.
+            b. For each step that has candidates: run the backbone on the canvas, the head on the candidates alone,
+               and let them jump.
+            c. Report the step: history, streamer, callback, progress bar. With `max_time`, plan the rest anew.
+        4. Finish: pad after the end of the text, return.
+        ```
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, prompt_length)`, *optional*):
+                The prompt, continued on the right; its mask tokens are filled in. None: unconditional.
+            attention_mask (`torch.Tensor` of the shape of `input_ids`, *optional*):
+                0 at padding. Pad prompts of unequal length on the left.
+            editable_mask (`torch.BoolTensor` of the shape of `input_ids`, *optional*):
+                Infilling: only the True positions are sampled, all others stay. Nothing is added at the end unless
+                `max_new_tokens` or `max_length` asks for it.
+            generation_config ([`FSDFMGenerationConfig`], *optional*):
+                Settings, stronger than the model's and weaker than keyword arguments.
+            generator (`torch.Generator` or a list with one for each row of the result, *optional*):
+                Source of all randomness, torch's global one by default. A row's tokens depend on its own random numbers
+                alone: on the list's entry, or on the number of the row if one generator is given, never on the rest of
+                the batch nor on the device.
+            logits_processor ([`~transformers.LogitsProcessorList`], *optional*):
+                Applied before temperature, top-k and top-p to the logits of the candidates, as
+                `processor(input_ids, scores)` with `input_ids` the canvas that each candidate stands in,
+                `(candidates, sequence_length)`, and `scores` `(candidates, vocab_size)`.
+            streamer ([`~transformers.TextDiffusionStreamer`] or another streamer, *optional*):
+                Gets the prompt, the draft after every step if it has `put_draft`, and the final tokens. One row only.
+            callback_on_step_end (`Callable`, *optional*):
+                Called as `callback(model, step, time, {"sequences": canvas})` after every step, `step` from 0; may
+                return a dict whose `"sequences"` replace the canvas.
+            token_type_ids (`torch.Tensor`, *optional*): ignored; many tokenizers return it.
+            kwargs: any setting of [`FSDFMGenerationConfig`].
+
+        Returns:
+            `torch.LongTensor` of shape `(batch_size * num_return_sequences, sequence_length)`, or, with
+            `return_dict_in_generate=True`, [`FSDFMGenerationOutput`].
+        """
+        # 1. Settings
+        config, explicit = self._prepare_generation_config(generation_config, kwargs)
+        ids, attended, editable, num_new = self._prepare_inputs(
+            input_ids, attention_mask, editable_mask, config, explicit
+        )
+        generators = _row_generators(generator, len(ids))
+        if streamer is not None and len(ids) > 1:
+            raise ValueError(f"`streamer` shows one sequence, but {len(ids)} are generated")
+        processors, final_processors = _prepare_logits_processors(config, logits_processor)
+
+        # 2. Canvas
+        canvas = self._prepare_canvas(ids, attended, editable, generators, config)
+        draft_start = _first_draft_column(editable, num_new)
+        if streamer is not None:
+            streamer.put(canvas.ids[0, :draft_start].cpu())
+
+        # 3. Sampling
+        windows = list(_windows(editable, self.config.max_position_embeddings))
+        deadline = None if config.max_time is None else clock.monotonic() + config.max_time
+        with tqdm(total=config.num_steps * len(windows), disable=not config.progress_bar, unit="step") as bar:
+
+            def report(time: float) -> None:
+                self._report_step(canvas, time, draft_start, streamer, callback_on_step_end)
+                bar.update()
+
+            for number, window in enumerate(windows):
+                share = len(windows) - number
+                window_deadline = deadline and clock.monotonic() + (deadline - clock.monotonic()) / share
+                self._denoise_window(canvas, window, config, (processors, final_processors), window_deadline, report)
+
+        # 4. Output
+        if canvas.first_bad_step:
+            raise RuntimeError(
+                f"The model's logits were not numbers (NaN or infinite) in step {int(canvas.first_bad_step)} of "
+                f"{canvas.step}; check the weights, the dtype and any `logits_processor`"
+            )
+        sequences = _pad_after_eos(canvas.ids, editable, config) if config.pad_after_eos else canvas.ids
+        if streamer is not None:
+            streamer.put(sequences[0, draft_start:].cpu())
+            streamer.end()
+        if not config.return_dict_in_generate:
+            return sequences
+        return FSDFMGenerationOutput(
+            sequences=sequences,
+            last_changed_step=canvas.last_changed_step,
+            history=None if canvas.history is None else tuple(canvas.history),
+            time_grid=torch.tensor(canvas.times, dtype=torch.float64),
+            num_function_evaluations=canvas.num_function_evaluations,
+        )
+
+    def _denoise_window(
+        self,
+        canvas: _Canvas,
+        window: _Window,
+        config: FSDFMGenerationConfig,
+        processors: tuple[LogitsProcessorList, LogitsProcessorList],
+        deadline: float | None,
+        report: Callable[[float], None],
+    ) -> None:
+        """Takes the window's editable positions from t = 0 to t = 1; `processors` of all steps but the last, and of it."""
+        # 3.a. Plan
+        plan, step = self._plan_steps(canvas, window, config.time_grid, config), 0
+        while step < plan.num_steps:
+            # 3.b. Step
+            started = clock.monotonic()
+            is_last = step == plan.num_steps - 1
+            if plan.num_candidates(step):  # else nobody can move, whatever the network says
+                self._take_step(canvas, window, plan, step, config, processors[is_last])
+            # 3.c. Report
+            step += 1
+            report(plan.time_grid[step])
+            if deadline is not None and not is_last:
+                canvas.ids[0, 0].item()  # waits for the device, so that the clock tells the truth
+                left = _steps_within(deadline, started, at_most=plan.num_steps - step)
+                if left < plan.num_steps - step:
+                    rest = torch.linspace(plan.time_grid[step], 1, left + 1, dtype=torch.float64).tolist()
+                    plan, step = self._plan_steps(canvas, window, rest, config), 0
+
+    def _take_step(
+        self,
+        canvas: _Canvas,
+        window: _Window,
+        plan: _StepPlan,
+        step: int,
+        config: FSDFMGenerationConfig,
+        processors: LogitsProcessorList,
+    ) -> None:
+        """Runs the backbone on the window, the head on the step's candidates alone, and lets them jump."""
+        ids = canvas.ids[:, window.start : window.end].clone()
+        attended = None if canvas.attended is None else canvas.attended[:, window.start : window.end]
+        hidden_states = self.model(
+            input_ids=ids if attended is None else torch.where(attended, ids, 0),
+            time=plan.time[step : step + 1],
+            step_size=plan.step_size[step : step + 1] if self.config.step_size_conditioning else None,
+            attention_mask=attended,
+        ).last_hidden_state
+        canvas.num_function_evaluations += 1
+        is_greedy = step == plan.num_steps - 1 and config.final_temperature == 0
+        for events in plan.chunks(step, _rows_per_chunk(self.config.vocab_size, ids.device)):
+            position = plan.candidates.position[events]
+            logits = self.lm_head(hidden_states.flatten(0, 1)[position])
+            if processors:
+                logits = processors(ids[position // ids.shape[1]], logits)
+            current_ids = ids.flatten()[position]
+            if is_greedy:
+                next_ids = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
+            else:
+                uniform = plan.candidates.uniform[events]
+                next_ids = jump_candidates(config.solver, logits, current_ids, plan.hazard[step], uniform)
+            canvas.write(plan.canvas_position[events], current_ids, next_ids)
+
+    def _plan_steps(
+        self, canvas: _Canvas, window: _Window, time_grid: list[float], config: FSDFMGenerationConfig
+    ) -> _StepPlan:
+        """Times, hazards and candidates of all steps of a window: all random numbers of the sampling are drawn here."""
+        device, width = canvas.ids.device, window.end - window.start
+        grid = torch.tensor(time_grid, dtype=torch.float64)
+        hazard = candidate_hazard(config.solver, self.config.flow_schedule, grid[:-1], grid.diff())
+        can_move = window.editable
+        only_once = self.config.source_distribution == "mask"
+        if only_once:
+            can_move = can_move & (canvas.ids[:, window.start : window.end] == self.config.mask_token_id)
+        positions = [row.nonzero()[:, 0] + number * width for number, row in enumerate(can_move.cpu())]
+        candidates = plan_candidates(positions, hazard, canvas.generators, once=only_once)
+        row, column = candidates.position // width, candidates.position % width
+        return _StepPlan(
+            time_grid=time_grid,
+            time=grid[:-1].to(device, torch.float32),
+            step_size=grid.diff().to(device, torch.float32),
+            hazard=hazard.to(device),
+            candidates=CandidatePlan(
+                candidates.position.to(device), candidates.uniform.to(device), candidates.step_offset
+            ),
+            canvas_position=(row * canvas.ids.shape[1] + window.start + column).to(device),
+        )
+
+    def _report_step(
+        self,
+        canvas: _Canvas,
+        time: float,
+        draft_start: int,
+        streamer: BaseStreamer | None,
+        callback: Callable[[Any, int, float, dict[str, Tensor]], dict[str, Tensor] | None] | None,
+    ) -> None:
+        """Records the step and tells those who asked."""
+        canvas.times.append(time)
+        if callback is not None:
+            replaced = (callback(self, canvas.step - 1, time, {"sequences": canvas.ids}) or {}).get("sequences")
+            if replaced is not None and replaced is not canvas.ids:
+                if replaced.shape != canvas.ids.shape:
+                    raise ValueError(
+                        f"`callback_on_step_end` returned sequences of shape {tuple(replaced.shape)} in place of "
+                        f"{tuple(canvas.ids.shape)}"
+                    )
+                canvas.ids.copy_(replaced)
+        if canvas.history is not None:
+            canvas.history.append(canvas.ids.clone())
+        if hasattr(streamer, "put_draft"):
+            streamer.put_draft(value=canvas.ids[:, draft_start:].cpu())
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
+    ) -> tuple[FSDFMGenerationConfig, set[str]]:
+        """The settings (call > config passed > model's > defaults), and the names of those set for this call."""
+        own = FSDFMGenerationConfig
+        arguments = [name for name in inspect.signature(self.generate).parameters if name != "kwargs"]
+        _refuse_unknown(kwargs, (*own._fields, *arguments))
+        config = own(**kwargs)
+        if generation_config is not None:
+            passed = {key: value for key, value in generation_config.to_diff_dict().items() if value is not None}
+            ignored = sorted(key for key in passed if key not in own._fields and key != "transformers_version")
+            if ignored:
+                logger.warning_once(f"`generation_config` sets {ignored}, which mean nothing to a discrete flow")
+            if "num_steps" in kwargs:
+                passed.pop("time_grid", None)
+            config.set_unset(own(**{key: value for key, value in passed.items() if key in own._fields}))
+        explicit = {name for name in own._fields if getattr(config, name) is not None}
+        if "num_steps" in explicit and "time_grid" in explicit and len(config.time_grid) != config.num_steps + 1:
+            raise ValueError(
+                f"`num_steps` ({config.num_steps}) contradicts `time_grid`, which has {len(config.time_grid) - 1} steps"
+            )
+        stored = copy.copy(self.generation_config)
+        if "num_steps" in explicit:
+            stored.time_grid = None
+        config.set_unset(stored)
+        config.set_unset(own.from_model_config(self.config))
+        if config.time_grid is None:
+            config.time_grid = torch.linspace(0, 1, config.num_steps + 1, dtype=torch.float64).tolist()
+        config.num_steps = len(config.time_grid) - 1
+        config.validate()
+        if config.pad_after_eos and config.eos_token_id is None:
+            raise ValueError("`pad_after_eos=True` needs `eos_token_id`, but neither the call nor the model sets it")
+        return config, explicit
+
+    def _prepare_inputs(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        editable_mask: Tensor | None,
+        config: FSDFMGenerationConfig,
+        explicit: set[str],
+    ) -> tuple[Tensor, Tensor | None, Tensor, int]:
+        """Tokens, attended and editable positions with room for the new tokens, and the number of those."""
+        if input_ids is None:
+            if editable_mask is not None or attention_mask is not None:
+                raise ValueError("`editable_mask` and `attention_mask` need `input_ids`")
+            input_ids = torch.zeros((1, 0), dtype=torch.long, device=self.device)
+        _check_ids("input_ids", input_ids)
+        input_ids = input_ids.to(self.device, torch.long)
+        attended = _prepare_mask("attention_mask", attention_mask, input_ids)
+        if attended is None:
+            attended = _infer_attention(input_ids, config)
+        editable = _prepare_mask("editable_mask", editable_mask, input_ids)
+        if editable is not None and editable_mask.dtype != torch.bool:
+            raise TypeError(f"`editable_mask` must be a bool tensor, but got {editable_mask.dtype}")
+        is_masked = input_ids == (-1 if config.mask_token_id is None else config.mask_token_id)
+        is_infilling = editable is not None or bool(is_masked.any())
+        editable = is_masked if editable is None else editable | is_masked
+        if attended is not None:
+            editable &= attended
+
+        fixed = ~editable if attended is None else ~editable & attended
+        outside = input_ids[fixed & ((input_ids < 0) | (input_ids >= self.config.vocab_size))]
+        if outside.numel():
+            raise ValueError(
+                f"`input_ids` must be in [0, {self.config.vocab_size}), the model's vocabulary, but hold "
+                f"{sorted(set(outside.tolist()))[:5]}"
+            )
+        num_new = _num_new_tokens(input_ids.shape[1], is_infilling, config, explicit)
+        if num_new and attended is not None and not attended[:, -1:].all():
+            logger.warning_once("Prompts are padded on the right; use `padding_side='left'` to continue them")
+        grow = (0, num_new)
+        attended = None if attended is None else torch.nn.functional.pad(attended, grow, value=True)
+        tensors = (
+            torch.nn.functional.pad(input_ids, grow),
+            attended,
+            torch.nn.functional.pad(editable, grow, value=True),
+        )
+        if config.num_return_sequences > 1:
+            repeats = config.num_return_sequences
+            tensors = (None if tensor is None else tensor.repeat_interleave(repeats, 0) for tensor in tensors)
+        return *tensors, num_new
+
+    def _prepare_canvas(
+        self,
+        ids: Tensor,
+        attended: Tensor | None,
+        editable: Tensor,
+        generators: list[torch.Generator],
+        config: FSDFMGenerationConfig,
+    ) -> _Canvas:
+        """Writes source tokens to the editable positions, row by row from the row's own generator."""
+        counts = editable.sum(-1).tolist()
+        source = [
+            sample_source((count,), self.config.vocab_size, self.config.source_distribution, generator)
+            for count, generator in zip(counts, generators, strict=True)
+        ]
+        ids = ids.masked_scatter(editable, torch.cat(source).to(ids.device))
+        return _Canvas(
+            ids=ids,
+            editable=editable,
+            attended=attended,
+            generators=generators,
+            last_changed_step=torch.zeros_like(ids),
+            first_bad_step=torch.zeros((), dtype=torch.long, device=ids.device),
+            history=[ids.clone()] if config.output_history else None,
+        )
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
+        """What peft's `PeftModelForCausalLM` looks for; `generate` needs no preparation."""
+        return {"input_ids": input_ids, **kwargs}
+
+    def adjust_generation_fn(
+        self,
+        generation_config: GenerationConfig | None,
+        from_auto_class: bool,
+        from_pipeline: Any,
+        pretrained_model_name_or_path: Any,
+        *hub_arguments: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Called by `from_pretrained`: loads `generation_config.json`, with the type that `generate` needs."""
+        names = (
+            "cache_dir",
+            "force_download",
+            "proxies",
+            "local_files_only",
+            "token",
+            "revision",
+            "subfolder",
+            "trust_remote_code",
+        )
+        hub_kwargs = {**dict(zip(names, hub_arguments, strict=False)), **kwargs}
+        hub_kwargs.pop("trust_remote_code", None)
+        if generation_config is not None:
+            loaded = FSDFMGenerationConfig.from_dict(generation_config.to_dict())
+        else:
+            try:
+                loaded = FSDFMGenerationConfig.from_pretrained(
+                    pretrained_model_name_or_path,
+                    _from_auto=from_auto_class,
+                    _from_pipeline=from_pipeline,
+                    **hub_kwargs,
+                )
+            except OSError:
+                logger.info("Generation config file not found, using the default generation config.")
+                return
+        # Every setting gets a value, or pipelines would put their defaults for autoregressive models in its place.
+        loaded.set_unset(FSDFMGenerationConfig.from_model_config(self.config))
+        self.generation_config = loaded
+
+
+def _check_ids(name: str, ids: Any) -> None:
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"`{name}` must be a tensor of shape (batch_size, sequence_length), but got {shape}")
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"`{name}` must be an integer tensor, but got {ids.dtype}")
+
+
+def _prepare_mask(name: str, mask: Tensor | None, input_ids: Tensor) -> Tensor | None:
+    """A bool tensor of the shape of `input_ids`; None if it is missing."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"`{name}` must have the shape of `input_ids`, {tuple(input_ids.shape)}, but got {shape}")
+    return mask.to(input_ids.device).bool()
+
+
+def _infer_attention(input_ids: Tensor, config: FSDFMGenerationConfig) -> Tensor | None:
+    """Without an `attention_mask`, pad tokens count as padding unless they also end texts, as in transformers."""
+    if config.pad_token_id is None or config.pad_token_id in _eos_token_ids(config):
+        return None
+    attended = input_ids != config.pad_token_id
+    return None if attended.all() else attended
+
+
+def _eos_token_ids(config: FSDFMGenerationConfig) -> list[int]:
+    eos = config.eos_token_id
+    return [] if eos is None else list(eos) if isinstance(eos, Sequence) else [eos]
+
+
+def _num_new_tokens(prompt_length: int, is_infilling: bool, config: FSDFMGenerationConfig, explicit: set[str]) -> int:
+    if "max_new_tokens" in explicit:
+        return config.max_new_tokens
+    if is_infilling and "max_length" not in explicit:
+        return 0
+    if "max_length" not in explicit and config.max_new_tokens is not None:
+        return config.max_new_tokens
+    num_new = config.max_length - prompt_length
+    if num_new < 0 or (num_new == 0 and not is_infilling):
+        raise ValueError(
+            f"`input_ids` have {prompt_length} tokens, which leaves no room for new ones within `max_length`="
+            f"{config.max_length}; pass a larger `max_length`, or `max_new_tokens`"
+        )
+    return num_new
+
+
+def _row_generators(generator: torch.Generator | list[torch.Generator] | None, rows: int) -> list[torch.Generator]:
+    """One generator on the CPU for each row, seeded from the user's: rows do not share random numbers."""
+    if isinstance(generator, Sequence):
+        if len(generator) != rows:
+            raise ValueError(f"`generator` must be one generator or a list of {rows}, but has {len(generator)} entries")
+        seeds = [_draw_seeds(row_generator, 1)[0] for row_generator in generator]
+    else:
+        seeds = _draw_seeds(generator, rows)
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _draw_seeds(generator: torch.Generator | None, count: int) -> list[int]:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"`generator` must be a torch.Generator or a list of them, but got {type(generator).__name__}")
+    device = "cpu" if generator is None else generator.device
+    return torch.randint(2**63 - 1, (count,), generator=generator, device=device).tolist()
+
+
+def _prepare_logits_processors(
+    config: FSDFMGenerationConfig, custom: LogitsProcessorList | None
+) -> tuple[LogitsProcessorList, LogitsProcessorList]:
+    """The processors of all steps but the last, and of the last, which may have a temperature of its own."""
+    if custom is not None and not isinstance(custom, Sequence):
+        raise TypeError(f"`logits_processor` must be a list of logits processors, but got {type(custom).__name__}")
+
+    def chain(temperature: float) -> LogitsProcessorList:
+        processors = LogitsProcessorList(custom or [])
+        if temperature not in (0, 1):
+            processors.append(TemperatureLogitsWarper(float(temperature)))
+        if config.top_k is not None:
+            processors.append(TopKLogitsWarper(config.top_k))
+        if config.top_p is not None and config.top_p < 1:
+            processors.append(TopPLogitsWarper(float(config.top_p)))
+        return processors
+
+    final_temperature = config.temperature if config.final_temperature is None else config.final_temperature
+    return chain(config.temperature), chain(final_temperature)
+
+
+def _first_draft_column(editable: Tensor, num_new: int) -> int:
+    """Where drafts begin: after the prompt, or at the start if positions inside the prompt are written too."""
+    prompt_length = editable.shape[1] - num_new
+    return 0 if editable[:, :prompt_length].any() else prompt_length
+
+
+def _windows(editable: Tensor, width: int) -> Iterator[_Window]:
+    """
+    Windows of at most `width` columns that together write every editable position once, each from the left.
+
+    A later window begins with half a width of what already stands, or more if it is the last.
+    """
+    length, start, settled = editable.shape[1], 0, 0
+    while settled < length:
+        end = min(start + width, length)
+        to_write = editable[:, start:end].clone()
+        to_write[:, : settled - start] = False
+        if to_write.any():
+            yield _Window(start, end, to_write)
+        settled = end
+        start = min(end - width // 2, max(length - width, 0))
+
+
+def _steps_within(deadline: float, started: float, at_most: int) -> int:
+    """How many steps as long as the one that has just ended fit before the deadline; at least one."""
+    now = clock.monotonic()
+    return max(1, min(at_most, int((deadline - now) / max(now - started, 1e-9))))
+
+
+def _rows_per_chunk(vocab_size: int, device: torch.device) -> int:
+    """Rows whose float32 logits fill the memory set aside for them."""
+    return max(1, LOGITS_CHUNK_BYTES["cpu" if device.type == "cpu" else "accelerator"] // (4 * vocab_size))
+
+
+def _pad_after_eos(ids: Tensor, editable: Tensor, config: FSDFMGenerationConfig) -> Tensor:
+    """Replaces what was written after the first end-of-sequence token that was written."""
+    eos = _eos_token_ids(config)
+    is_end = editable & torch.isin(ids, torch.tensor(eos, device=ids.device))
+    is_after = is_end.cumsum(-1) - is_end.long() > 0
+    pad = config.pad_token_id if config.pad_token_id is not None else eos[0]
+    return torch.where(is_after & editable, pad, ids)
+
+
+__all__ = ["FSDFMGenerationConfig", "FSDFMGenerationMixin", "FSDFMGenerationOutput"]
