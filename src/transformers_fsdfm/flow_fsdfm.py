@@ -205,26 +205,24 @@ def draw_categorical(weights: Tensor, uniform: Tensor) -> Tensor:
 def _block_cdf(weights: Tensor) -> Tensor:
     """(rows, columns) -> (rows, blocks), float64: cumulated weight up to the end of each block of CDF_BLOCK columns."""
     rows, columns = weights.shape
-    whole = columns // CDF_BLOCK * CDF_BLOCK
-    sums = weights[:, :whole].view(rows, -1, CDF_BLOCK).sum(-1)
-    if whole < columns:
-        sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=-1)
-    return sums.double().cumsum(-1)
+    num_whole = columns // CDF_BLOCK
+    whole = weights[:, : num_whole * CDF_BLOCK].view(rows, num_whole, CDF_BLOCK).sum(-1)
+    rest = weights[:, num_whole * CDF_BLOCK :].sum(-1, keepdim=True)  # may be of no columns: a block of weight 0
+    return torch.cat([whole, rest], dim=-1).double().cumsum(-1)
 
 
 def _pick_column(weights: Tensor, block_cdf: Tensor, uniform: Tensor) -> Tensor:
     """The column at which the cumulated weight passes `uniform * total`."""
-    columns = weights.shape[-1]
-    total = block_cdf[:, -1]
+    columns, total = weights.shape[-1], block_cdf[:, -1]
     target = _just_below(uniform * total, total)[:, None]
     block = torch.searchsorted(block_cdf, target, right=True).clamp_max(block_cdf.shape[-1] - 1)
     before_block = torch.where(block > 0, block_cdf.gather(-1, (block - 1).clamp_min(0)), 0.0)
 
-    column = block * CDF_BLOCK + torch.arange(CDF_BLOCK, device=weights.device)
+    column = block * CDF_BLOCK + torch.arange(min(CDF_BLOCK, columns), device=weights.device)
     inside = weights.gather(-1, column.clamp_max(columns - 1)).double()
     inner_cdf = inside.masked_fill_(column >= columns, 0).cumsum(-1)
     inner_target = _just_below(target - before_block, inner_cdf[:, -1:])
-    inner = torch.searchsorted(inner_cdf, inner_target, right=True).clamp_max(CDF_BLOCK - 1)
+    inner = torch.searchsorted(inner_cdf, inner_target, right=True)
     return (block * CDF_BLOCK + inner)[:, 0].clamp_max(columns - 1)
 
 

@@ -435,7 +435,7 @@ class FSDFMGenerationMixin:
         ).last_hidden_state
         canvas.num_function_evaluations += 1
         is_greedy = step == plan.num_steps - 1 and config.final_temperature == 0
-        for events in plan.chunks(step, _rows_per_chunk(self.config.vocab_size, ids.device)):
+        for events in plan.chunks(step, _rows_per_chunk(ids, self.config.vocab_size)):
             position = plan.candidates.position[events]
             logits = self.lm_head(hidden_states.flatten(0, 1)[position])
             if processors:
@@ -764,9 +764,10 @@ def _steps_within(deadline: float, started: float, at_most: int) -> int:
     return max(1, min(at_most, int((deadline - now) / max(now - started, 1e-9))))
 
 
-def _rows_per_chunk(vocab_size: int, device: torch.device) -> int:
-    """Rows whose float32 logits fill the memory set aside for them."""
-    return max(1, LOGITS_CHUNK_BYTES["cpu" if device.type == "cpu" else "accelerator"] // (4 * vocab_size))
+def _rows_per_chunk(ids: Tensor, vocab_size: int) -> int:
+    """Candidates whose float32 logits, or whose canvases for logits processors, fill the memory set aside for them."""
+    chunk_bytes = LOGITS_CHUNK_BYTES["cpu" if ids.device.type == "cpu" else "accelerator"]
+    return max(1, chunk_bytes // max(4 * vocab_size, ids.element_size() * ids.shape[1]))
 
 
 def _pad_after_eos(ids: Tensor, editable: Tensor, config: FSDFMGenerationConfig) -> Tensor:
