@@ -2,17 +2,17 @@
 """The discrete flow: schedules, source distributions, the mixture path and the solvers.
 
 Everything here is a pure function of tensors and an explicit `torch.Generator`; no model is involved, so each piece can
-be tested against its closed form on a vocabulary of three tokens. The symbols follow FS-DFM (arXiv 2509.20624), "Discrete
-Flow Matching" (arXiv 2407.15595) and the Flow Matching guide (arXiv 2412.06264).
+be tested against its closed form on a vocabulary of three tokens. The symbols follow FS-DFM (arXiv 2509.20624),
+"Discrete Flow Matching" (arXiv 2407.15595) and the Flow Matching guide (arXiv 2412.06264).
 
 One sampling step moves every editable position, independently, by a continuous-time Markov chain whose posterior
 p = p(x_1 | x_t) is held fixed over the step:
 
     P(jump) = 1 - exp(-G (1 - p(x_t))),    G = ln[(1 - kappa(t)) / (1 - kappa(t + h))],
 
-and a position that jumps takes a token from p without its current one. `r = 1 - exp(-G)` bounds that probability from above
-and needs no model, so a step may first draw *candidates* with probability r, look at the posterior of the candidates
-alone, and let a candidate jump with probability P(jump) / r: the same law, at a fraction of the cost ("thinning").
+and a position that jumps takes a token from p without its current one. `r = 1 - exp(-G)` bounds that probability from
+above and needs no model, so a step may first draw *candidates* with probability r, look at the posterior of the
+candidates alone, and let a candidate jump with probability P(jump) / r: the same law, at a fraction of the cost.
 The *hazard* of a step is the number Lambda with r = 1 - exp(-Lambda); hazards of successive steps add up.
 """
 
@@ -130,8 +130,8 @@ def candidate_hazard(solver: str, schedule: Schedule, time: Tensor, step_size: T
     """
     The hazard Lambda of a step: a position becomes a candidate with probability r = 1 - exp(-Lambda).
 
-    `cumulative_scalar` and `posterior` use the exact integral G(t, h); `euler` uses h g(t), the rate at the start of the
-    step. `+inf` in the step that ends at t = 1: there every solver draws every position from the full posterior.
+    `cumulative_scalar` and `posterior` use the exact integral G(t, h); `euler` uses h g(t), the rate at the start of
+    the step. `+inf` in the step that ends at t = 1: there every solver draws every position from the full posterior.
 
     Args:
         time, step_size (`torch.Tensor`, broadcastable): t and h. Use float64 where many steps are added up.
@@ -146,10 +146,10 @@ def candidate_hazard(solver: str, schedule: Schedule, time: Tensor, step_size: T
 
 def jump_candidates(solver: str, logits: Tensor, current_ids: Tensor, hazard: Tensor, uniform: Tensor) -> Tensor:
     """
-    Moves candidates, one random number each. The full law of a step is: candidate with probability 1 - exp(-hazard), then this.
+    Moves candidates, one random number each. A step: become a candidate with probability 1 - exp(-hazard), then this.
 
-    - `cumulative_scalar`: jumps with probability (1 - exp(-G (1 - p(x_t)))) / (1 - exp(-G)) to a token of p other than x_t
-      (FS-DFM App. B.1); the exact step of the chain with a frozen posterior.
+    - `cumulative_scalar`: jumps with probability (1 - exp(-G (1 - p(x_t)))) / (1 - exp(-G)), to a token of p other than
+      x_t (FS-DFM App. B.1).
     - `euler`: takes a token of p, which may be x_t itself (the sampler of Gat et al. and of the Flow Matching guide).
     - `posterior`: takes a token of p; the exact bridge given that the end point is drawn from p.
 

@@ -200,7 +200,7 @@ class FSDFMGenerationOutput(ModelOutput):
             The step, counted from 1, in which each token changed last; 0 for what never changed.
         history (`tuple[torch.LongTensor]`, *optional*, with `output_history=True`):
             The canvas before the first and after every step: `len(time_grid)` tensors of the same shape.
-        time_grid (`torch.DoubleTensor` of shape `(steps + 1,)`):
+        time_grid (`list[float]` of length `steps + 1`):
             The time reached after every step, 0 in front. Texts longer than the model start again for each window.
         num_function_evaluations (`int`):
             How often the network ran. Steps in which no position can move need no network and are not counted.
@@ -209,7 +209,7 @@ class FSDFMGenerationOutput(ModelOutput):
     sequences: torch.LongTensor
     last_changed_step: torch.LongTensor | None = None
     history: tuple[torch.LongTensor, ...] | None = None
-    time_grid: torch.DoubleTensor | None = None
+    time_grid: list[float] | None = None  # not a tensor: pipelines split those by rows
     num_function_evaluations: int | None = None
 
 
@@ -383,7 +383,7 @@ class FSDFMGenerationMixin:
             sequences=sequences,
             last_changed_step=canvas.last_changed_step,
             history=None if canvas.history is None else tuple(canvas.history),
-            time_grid=torch.tensor(canvas.times, dtype=torch.float64),
+            time_grid=canvas.times,
             num_function_evaluations=canvas.num_function_evaluations,
         )
 
@@ -396,7 +396,7 @@ class FSDFMGenerationMixin:
         deadline: float | None,
         report: Callable[[float], None],
     ) -> None:
-        """Takes the window's editable positions from t = 0 to t = 1; `processors` of all steps but the last, and of it."""
+        """Takes the window from t = 0 to t = 1. `processors` are those of all steps but the last, and of the last."""
         # 3.a. Plan
         plan, step = self._plan_steps(canvas, window, config.time_grid, config), 0
         while step < plan.num_steps:
