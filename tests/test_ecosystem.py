@@ -96,14 +96,13 @@ class TestTextGenerationPipeline:
         records = pipe("w5 w6", num_steps=3, num_return_sequences=2, return_dict_in_generate=True, output_history=True)
         assert len(records) == 2
         assert len(records[0]["history"]) == 4
-        with pytest.raises(ValueError, match="`num_stepz`.*num_steps"):
+        with pytest.raises(ValueError, match=r"`num_stepz`.*num_steps"):
             pipe("w5 w6", num_stepz=3)
 
     def test_samples_at_the_temperature_of_the_model(self, folder):
         """Pipelines have a default of 0.7 for models that set none."""
         pipe = pipeline("text-generation", str(folder))
         seen = []
-        pipe.model.register_forward_pre_hook(lambda *_: None)
         prepare = pipe.model._prepare_generation_config
         pipe.model._prepare_generation_config = lambda *args: seen.append(prepare(*args)) or seen[-1]
         pipe("w5 w6")

@@ -65,7 +65,7 @@ class FSDFMZeroLinear(nn.Linear):
 
 
 class FSDFMModulation(nn.Module):
-    """adaLN vectors: of a block, shift, scale and gate of attention, then of the MLP; of the output, shift and scale."""
+    """adaLN vectors: shift, scale, gate of attention, then of the MLP, for a block; shift, scale for the output."""
 
     def __init__(self, config: FSDFMConfig, num_vectors: int):
         super().__init__()
