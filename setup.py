@@ -8,7 +8,15 @@ from setuptools import find_packages, setup
 OUTER_PACKAGES = {"transformers_fsdfm.trainer": "trainer", "transformers_fsdfm.hub_configs": "hub_configs"}
 
 TRAIN = ["accelerate>=1.15", "datasets>=5", "evaluate>=0.4.6", "peft>=0.21"]
-DEV = [*TRAIN, "pytest>=9", "ruff>=0.17", "scipy>=1.15", "torchao>=0.18", "psutil>=7", "build>=1.3"]
+DEV = [
+    *TRAIN,
+    "pytest>=9",
+    "hypothesis>=6.100",
+    "ruff>=0.17",
+    "scipy>=1.15",
+    "torchao>=0.18",
+    "psutil>=7",
+]
 
 setup(
     name="transformers-fsdfm",

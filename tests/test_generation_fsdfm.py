@@ -394,8 +394,9 @@ class HostSyncs(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize("source", SOURCE_DISTRIBUTIONS)
-def test_steps_never_wait_for_the_device(monkeypatch, source):
+def test_steps_never_wait_for_the_device(monkeypatch, source, padding):
     model = tiny_model(source_distribution=source)
     take_step, syncs = model._take_step, HostSyncs()
 
@@ -404,7 +405,8 @@ def test_steps_never_wait_for_the_device(monkeypatch, source):
             take_step(*args)
 
     monkeypatch.setattr(model, "_take_step", watched_step)
-    run(model, PROMPT.expand(3, -1), temperature=0.9, top_k=20)
+    attention_mask = (torch.arange(10) >= padding).long().expand(3, -1)
+    run(model, PROMPT.expand(3, -1), attention_mask=attention_mask, temperature=0.9, top_k=20)
     assert syncs.seen == []
     with syncs:
         run(model, PROMPT)

@@ -23,6 +23,7 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 from transformers.generation.streamers import BaseStreamer
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput, logging
 
 from .flow_fsdfm import SOLVERS, CandidatePlan, candidate_hazard, jump_candidates, plan_candidates, sample_source
@@ -262,6 +263,7 @@ class _StepPlan:
     hazard: Tensor  # (steps,), float64
     candidates: CandidatePlan  # positions in the flattened window
     canvas_position: Tensor  # (events,): the same positions in the flattened canvas
+    padding: dict[str, Tensor]  # what the backbone needs to know of it; nothing without padding
 
     @property
     def num_steps(self) -> int:
@@ -426,12 +428,11 @@ class FSDFMGenerationMixin:
     ) -> None:
         """Runs the backbone on the window, the head on the step's candidates alone, and lets them jump."""
         ids = canvas.ids[:, window.start : window.end].clone()
-        attended = None if canvas.attended is None else canvas.attended[:, window.start : window.end]
         hidden_states = self.model(
-            input_ids=ids if attended is None else torch.where(attended, ids, 0),
+            input_ids=ids.where(canvas.attended[:, window.start : window.end], 0) if plan.padding else ids,
             time=plan.time[step : step + 1],
             step_size=plan.step_size[step : step + 1] if self.config.step_size_conditioning else None,
-            attention_mask=attended,
+            **plan.padding,
         ).last_hidden_state
         canvas.num_function_evaluations += 1
         is_greedy = step == plan.num_steps - 1 and config.final_temperature == 0
@@ -471,7 +472,17 @@ class FSDFMGenerationMixin:
                 candidates.position.to(device), candidates.uniform.to(device), candidates.step_offset
             ),
             canvas_position=(row * canvas.ids.shape[1] + window.start + column).to(device),
+            padding=self._padding_inputs(canvas, window),
         )
+
+    def _padding_inputs(self, canvas: _Canvas, window: _Window) -> dict[str, Tensor]:
+        """The attention mask in the form that the attention takes, made once: making it waits for the device."""
+        if canvas.attended is None:
+            return {}
+        attended = canvas.attended[:, window.start : window.end].long()
+        shape_and_dtype = torch.empty((), dtype=self.dtype, device=self.device).expand(*attended.shape, 1)
+        mask = create_bidirectional_mask(self.config, inputs_embeds=shape_and_dtype, attention_mask=attended)
+        return {"attention_mask": mask, "position_ids": (attended.cumsum(-1) - 1).clamp_min(0)}
 
     def _report_step(
         self,
@@ -549,6 +560,8 @@ class FSDFMGenerationMixin:
         attended = _prepare_mask("attention_mask", attention_mask, input_ids)
         if attended is None:
             attended = _infer_attention(input_ids, config)
+        if attended is not None and attended.all():
+            attended = None
         editable = _prepare_mask("editable_mask", editable_mask, input_ids)
         if editable is not None and editable_mask.dtype != torch.bool:
             raise TypeError(f"`editable_mask` must be a bool tensor, but got {editable_mask.dtype}")
@@ -671,8 +684,7 @@ def _infer_attention(input_ids: Tensor, config: FSDFMGenerationConfig) -> Tensor
     """Without an `attention_mask`, pad tokens count as padding unless they also end texts, as in transformers."""
     if config.pad_token_id is None or config.pad_token_id in _eos_token_ids(config):
         return None
-    attended = input_ids != config.pad_token_id
-    return None if attended.all() else attended
+    return input_ids != config.pad_token_id
 
 
 def _eos_token_ids(config: FSDFMGenerationConfig) -> list[int]:
