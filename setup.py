@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 OUTER_PACKAGES = {"transformers_fsdfm.trainer": "trainer", "transformers_fsdfm.hub_configs": "hub_configs"}
 
-TRAIN = ["accelerate>=1.15", "datasets>=5", "evaluate>=0.4.6", "peft>=0.21"]
+TRAIN = ["accelerate>=1.15", "datasets>=5", "evaluate>=0.4.6", "filelock>=3.16", "peft>=0.21"]
 DEV = [
     *TRAIN,
     "pytest>=9",
