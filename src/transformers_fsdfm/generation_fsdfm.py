@@ -133,6 +133,11 @@ class FSDFMGenerationConfig(GenerationConfig):
         max_length = model_config.max_position_embeddings
         return cls(num_steps=num_steps, max_length=max_length, **token_ids, **cls._defaults)
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is set, and nothing else: the form in which it is saved."""
+        is_set = super().to_diff_dict().items()
+        return {key: value for key, value in is_set if value is not None and key != "_from_model_config"}
+
     def set_unset(self, other: GenerationConfig) -> None:
         """Takes over every setting that is not set here."""
         for name in self._fields:

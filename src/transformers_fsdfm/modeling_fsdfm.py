@@ -370,7 +370,7 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
     >>> from transformers import AutoModel, AutoTokenizer
 
     >>> model = AutoModel.from_pretrained(path, trust_remote_code=True)
-    >>> tokenizer = AutoTokenizer.from_pretrained(path)
+    >>> tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
     >>> prompt = tokenizer("Once upon a time", return_tensors="pt")
     >>> tokenizer.batch_decode(model.generate(**prompt, num_steps=8, max_new_tokens=256))
     ```

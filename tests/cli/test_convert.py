@@ -1,0 +1,169 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""`fsdfm` and `fsdfm convert`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import tiny_model
+from tests.conversion.reference_model import published_weights
+from transformers_fsdfm import FSDFMForDiffusionLM, cli, export_published_checkpoint
+from transformers_fsdfm.cli import convert as convert_module
+from transformers_fsdfm.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs `fsdfm ...` in this process -> exit code, standard output, standard error."""
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.delenv("FSDFM_TRACEBACK", raising=False)
+
+    def run(*arguments) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_info:
+            main([str(argument) for argument in arguments])
+        return exit_info.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    path = tmp_path / "published.pth"
+    teacher = published_weights(60, with_step_size=False, seed=1)
+    torch.save({"teacher_model": teacher, "student_model": published_weights(60, seed=2), "optimizer": {}}, path)
+    return path
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def test_help_and_version_need_neither_torch_nor_transformers():
+    script = """
+import sys
+from transformers_fsdfm.cli import app
+for arguments in (["--help"], ["convert", "--help"], ["--version"]):
+    app(arguments, standalone_mode=False)
+print(*sorted(name for name in ("torch", "transformers", "numpy", "rich") if name in sys.modules), "|")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
+    assert last_line(done.stdout) == "|", done.stderr
+    assert "convert  Turn a published .pth checkpoint" in done.stdout
+    assert "--num-attention-heads" in done.stdout
+    assert f"torch {torch.__version__}" in done.stdout
+
+
+def test_help_lists_every_command_file_by_the_first_line_of_its_function():
+    files = {file.stem for file in Path(cli.__file__).parent.glob("[!_]*.py")}
+    assert {name.replace("-", "_") for name in cli.COMMANDS} == files
+    assert convert_module.convert.__doc__.strip().splitlines()[0] == cli.COMMANDS["convert"]
+
+
+def test_converts_and_says_what_it_wrote(run, published, tmp_path):
+    code, out, _ = run("convert", published, tmp_path / "out")
+    assert code == 0
+    assert last_line(out) == f"Wrote {tmp_path / 'out'}: an FS-DFM of 0.0M parameters, from student_model"
+    assert FSDFMForDiffusionLM.from_pretrained(tmp_path / "out").config.vocab_size == 60
+
+
+def test_options_reach_the_conversion(run, published, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    options = ["--weights", "teacher", "--source-distribution", "mask", "--num-attention-heads", "4"]
+    options += ["--dtype", "bfloat16", "--max-position-embeddings", "64", "--max-shard-size", "10KB"]
+    code, out, error = run("convert", published, tmp_path / "out", *options)
+    assert code == 0, error
+    assert "a DFM of 0.0M parameters, from teacher_model" in out
+    model = FSDFMForDiffusionLM.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.bfloat16
+    assert (model.config.source_distribution, model.config.vocab_size) == ("mask", 59)
+    assert model.config.max_position_embeddings == 64
+    assert (tmp_path / "out" / "model.safetensors.index.json").exists()
+    code, _, _ = run("convert", published, tmp_path / "out", "--tokenizer", tmp_path / "tokenizer", "--overwrite")
+    assert code == 0
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_to_pth_is_the_way_back(run, tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    code, out, _ = run("convert", "--to-pth", tmp_path / "model", tmp_path / "back.pth")
+    assert (code, last_line(out)) == (0, f"Wrote {tmp_path / 'back.pth'}")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["student_ema_model"]
+    assert torch.equal(back["vocab_embed.weight"], model.get_input_embeddings().weight)
+    assert run("convert", tmp_path / "back.pth", tmp_path / "again")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.pth", "out"], "`checkpoint` none.pth is not a file"),
+        (["published.pth", "out", "--weights", "ema"], "no 'ema' weights; it has 'student' (student_model)"),
+        (["published.pth", "."], "is not empty"),
+        (["--to-pth", "published.pth", "published.pth"], "`output` published.pth exists"),
+        (["--to-pth", "nowhere", "back.pth"], "`model` nowhere is no folder"),
+        (["--to-pth", "some/where", "back.pth"], "`model` some/where cannot be loaded"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(run, published, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run("convert", *arguments)
+    assert code == 1
+    assert last_line(error).startswith("fsdfm: error: ")
+    assert words in last_line(error)
+    assert "Traceback" not in error
+    assert [file.name for file in tmp_path.iterdir()] == ["published.pth"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["convert"], "Missing argument"),
+        (["convert", "a.pth", "out", "--weights", "best"], "'best' is not one of"),
+        (["convert", "a.pth", "out", "--num-attention-heads", "0"], "--num-attention-heads"),
+        (["convert", "--to-pth", "model", "a.pth", "--weights", "ema"], "weights cannot go with --to-pth"),
+        (["convrt"], "Did you mean 'convert'?"),
+        (["--colour"], "No such option: --colour"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(run, arguments, words):
+    code, _, error = run(*arguments)
+    assert code == 2
+    assert words in error
+
+
+def test_unforeseen_errors_are_named_and_traceable(run, published, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AttributeError("no\nsuch thing")
+
+    monkeypatch.setattr(FSDFMForDiffusionLM, "save_pretrained", fail)
+    code, _, error = run("convert", published, tmp_path / "out")
+    assert (code, last_line(error)) == (1, "fsdfm: error: AttributeError: no such thing")
+    monkeypatch.setenv("FSDFM_TRACEBACK", "1")
+    with pytest.raises(AttributeError):
+        main(["convert", str(published), str(tmp_path / "out")])
+
+
+def test_ctrl_c_leaves_nothing(run, published, tmp_path, monkeypatch):
+    def save_half(self, folder, **kwargs):
+        (Path(folder) / "model.safetensors").write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FSDFMForDiffusionLM, "save_pretrained", save_half)
+    code, _, error = run("convert", published, tmp_path / "out")
+    assert code in (1, 130)  # 1 with typer before 0.20
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == [published]
+
+
+def test_round_trip_through_the_command_line_keeps_every_bit(run, tmp_path):
+    model = tiny_model(source_distribution="mask", step_size_conditioning=False)
+    export_published_checkpoint(model, tmp_path / "first.pth")
+    run("convert", tmp_path / "first.pth", tmp_path / "model", "--source-distribution", "mask")
+    run("convert", "--to-pth", tmp_path / "model", tmp_path / "second.pth")
+    first, second = (torch.load(tmp_path / name, weights_only=True)["model"] for name in ("first.pth", "second.pth"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
