@@ -51,13 +51,14 @@ class StubModel:
 
 
 class TestPlainSampler:
+    @pytest.mark.parametrize("draw_everywhere", [False, True])
     @pytest.mark.parametrize("current", [0, 1, 2])
-    def test_one_step_has_the_exact_law(self, current):
+    def test_one_step_has_the_exact_law(self, current, draw_everywhere):
         time, step_size = 0.4, 0.35
         scalar = torch.tensor([math.log((1 - time) / (1 - time - step_size))])
         ids = torch.full((1, SAMPLES), current)
         probs = POSTERIOR.float().expand(1, SAMPLES, 3)
-        next_ids = plain_step(probs, ids, scalar, torch.tensor([step_size]), generator(current))
+        next_ids = plain_step(probs, ids, scalar, torch.tensor([step_size]), generator(current), draw_everywhere)
         assert_follows(next_ids, exact_step(POSTERIOR, current, time, step_size))
 
     def test_a_whole_run_has_the_exact_law(self):
@@ -112,8 +113,8 @@ class TestScript:
             "--steps", 2, 3, "--batch-sizes", 1, 2, "--dtypes", "float32", "--json", tmp_path / "out"
         )
         rows = table_of(output)
-        assert len(rows) == 2 * 2 * 4
-        assert {row["contender"] for row in rows} == {"ours", "plain", "floor", "gpt2"}
+        assert len(rows) == 2 * 2 * 5
+        assert {row["contender"] for row in rows} == {"ours", "plain", "plain-everywhere", "floor", "gpt2"}
         assert all(float(row["seconds"]) > 0 and row["time / ours"] for row in rows)
         assert torch.__version__ in output
         assert len(json.loads((tmp_path / "out").read_text())["rows"]) == len(rows)

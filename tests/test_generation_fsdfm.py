@@ -486,7 +486,7 @@ class TestPrecision:
 
     def test_many_candidates_go_through_the_head_in_pieces(self, model, monkeypatch):
         expected = run(model, num_return_sequences=3).sequences
-        monkeypatch.setitem(generation.LOGITS_CHUNK_BYTES, "cpu", 5 * 8 * 32)
+        monkeypatch.setitem(generation.WORKSPACE_BYTES, "cpu", 5 * 8 * 32)
         rows = []
         model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
         assert torch.equal(run(model, num_return_sequences=3).sequences, expected)

@@ -31,8 +31,8 @@ from .flow_fsdfm import SOLVERS, CandidatePlan, candidate_hazard, jump_candidate
 
 logger = logging.get_logger(__name__)
 
-# The head runs on so many candidates at once that their float32 logits fill about this much memory.
-LOGITS_CHUNK_BYTES = {"cpu": 2**25, "accelerator": 2**28}
+# The head runs on so many candidates at once that their float32 posteriors fill about this much memory.
+WORKSPACE_BYTES = {"cpu": 2**25, "accelerator": 2**28}
 
 
 class FSDFMGenerationConfig(GenerationConfig):
@@ -278,9 +278,11 @@ class _StepPlan:
         return self.candidates.step_offset[step + 1] - self.candidates.step_offset[step]
 
     def chunks(self, step: int, size: int) -> Iterator[slice]:
-        """The candidates of a step in pieces of at most `size`."""
+        """The candidates of a step in equal pieces of at most `size`."""
         first, last = self.candidates.step_offset[step : step + 2]
-        return (slice(begin, min(begin + size, last)) for begin in range(first, last, size))
+        pieces = -(-(last - first) // size)
+        bounds = [first + (last - first) * piece // pieces for piece in range(pieces + 1)]
+        return itertools.starmap(slice, itertools.pairwise(bounds))
 
 
 class FSDFMGenerationMixin:
@@ -406,12 +408,13 @@ class FSDFMGenerationMixin:
         """Takes the window from t = 0 to t = 1. `processors` are those of all steps but the last, and of the last."""
         # 3.a. Plan
         plan, step = self._plan_steps(canvas, window, config.time_grid, config), 0
+        workspace = self._workspace(window)
         while step < plan.num_steps:
             # 3.b. Step
             started = clock.monotonic()
             is_last = step == plan.num_steps - 1
             if plan.num_candidates(step):  # else nobody can move, whatever the network says
-                self._take_step(canvas, window, plan, step, config, processors[is_last])
+                self._take_step(canvas, window, plan, step, config, processors[is_last], workspace)
             # 3.c. Report
             step += 1
             report(plan.time_grid[step])
@@ -430,6 +433,7 @@ class FSDFMGenerationMixin:
         step: int,
         config: FSDFMGenerationConfig,
         processors: LogitsProcessorList,
+        workspace: Tensor,
     ) -> None:
         """Runs the backbone on the window, the head on the step's candidates alone, and lets them jump."""
         ids = canvas.ids[:, window.start : window.end].clone()
@@ -441,7 +445,7 @@ class FSDFMGenerationMixin:
         ).last_hidden_state
         canvas.num_function_evaluations += 1
         is_greedy = step == plan.num_steps - 1 and config.final_temperature == 0
-        for events in plan.chunks(step, _rows_per_chunk(ids, self.config.vocab_size)):
+        for events in plan.chunks(step, len(workspace)):
             position = plan.candidates.position[events]
             logits = self.lm_head(hidden_states.flatten(0, 1)[position])
             if processors:
@@ -451,7 +455,7 @@ class FSDFMGenerationMixin:
                 next_ids = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
             else:
                 uniform = plan.candidates.uniform[events]
-                next_ids = jump_candidates(config.solver, logits, current_ids, plan.hazard[step], uniform)
+                next_ids = jump_candidates(config.solver, logits, current_ids, plan.hazard[step], uniform, workspace)
             canvas.write(plan.canvas_position[events], current_ids, next_ids)
 
     def _plan_steps(
@@ -488,6 +492,15 @@ class FSDFMGenerationMixin:
         shape_and_dtype = torch.empty((), dtype=self.dtype, device=self.device).expand(*attended.shape, 1)
         mask = create_bidirectional_mask(self.config, inputs_embeds=shape_and_dtype, attention_mask=attended)
         return {"attention_mask": mask, "position_ids": (attended.cumsum(-1) - 1).clamp_min(0)}
+
+    def _workspace(self, window: _Window) -> Tensor:
+        """Memory for the posteriors of as many candidates, in float32, as the head is to see at once."""
+        rows, width = window.editable.shape
+        vocab_size = self.config.vocab_size
+        num_bytes = WORKSPACE_BYTES["cpu" if self.device.type == "cpu" else "accelerator"]
+        # Logits processors get the canvas of every candidate, which outweighs a small vocabulary.
+        num_rows = max(1, num_bytes // max(4 * vocab_size, 8 * width))
+        return torch.empty(min(num_rows, rows * width), vocab_size, dtype=torch.float32, device=self.device)
 
     def _report_step(
         self,
@@ -779,12 +792,6 @@ def _steps_within(deadline: float, started: float, at_most: int) -> int:
     """How many steps as long as the one that has just ended fit before the deadline; at least one."""
     now = clock.monotonic()
     return max(1, min(at_most, int((deadline - now) / max(now - started, 1e-9))))
-
-
-def _rows_per_chunk(ids: Tensor, vocab_size: int) -> int:
-    """Candidates whose float32 logits, or whose canvases for logits processors, fill the memory set aside for them."""
-    chunk_bytes = LOGITS_CHUNK_BYTES["cpu" if ids.device.type == "cpu" else "accelerator"]
-    return max(1, chunk_bytes // max(4 * vocab_size, ids.element_size() * ids.shape[1]))
 
 
 def _pad_after_eos(ids: Tensor, editable: Tensor, config: FSDFMGenerationConfig) -> Tensor:

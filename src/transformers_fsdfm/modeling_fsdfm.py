@@ -412,6 +412,7 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        head_loss: Callable[[nn.Module, Tensor], Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """
@@ -423,6 +424,9 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
                 one step leads from there to the end.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): x_1, or -100 at positions
                 that do not count; gives the denoising cross-entropy as `loss`.
+            head_loss (`Callable`, *optional*): called as `head_loss(lm_head, last_hidden_state)`; what it returns is
+                `loss`, and there are no logits. For training with a loss that applies the head in pieces, inside the
+                forward, where wrappers such as DDP and FSDP expect the whole model to run.
 
         Returns:
             `MaskedLMOutput` with `logits` of shape `(batch_size, sequence_length, vocab_size)`; the mask token of a
@@ -439,6 +443,9 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
+        if head_loss is not None:
+            loss = head_loss(self.lm_head, outputs.last_hidden_state)
+            return MaskedLMOutput(loss=loss, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
         logits = self.lm_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:
