@@ -372,8 +372,11 @@ class FSDFMGenerationMixin:
                 bar.update()
 
             for number, window in enumerate(windows):
-                share = len(windows) - number
-                window_deadline = deadline and clock.monotonic() + (deadline - clock.monotonic()) / share
+                if deadline is not None:  # an equal share of the time that is left
+                    now = clock.monotonic()
+                    window_deadline = now + (deadline - now) / (len(windows) - number)
+                else:
+                    window_deadline = None
                 self._denoise_window(canvas, window, config, (processors, final_processors), window_deadline, report)
 
         # 4. Output
