@@ -49,6 +49,8 @@ def test_derived_values():
         ({"mask_token_id": 61}, "mask_token_id"),
         ({"eos_token_id": 60}, "eos_token_id"),
         ({"pad_token_id": -1}, "pad_token_id"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings"),
     ],
 )
 def test_bad_value_is_named(changes, named):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, TorchAoConfig, pipeline
 
@@ -66,6 +66,12 @@ class TestPeft:
         touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         assert touched
         assert all("lora_" in name for name in touched)
+
+
+def test_prompt_tuning_is_refused_where_it_would_have_no_effect():
+    model = get_peft_model(tiny_model(), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
+    with pytest.raises(ValueError, match="LoRA"):
+        model.generate(input_ids=IDS, num_steps=2, max_new_tokens=4)
 
 
 def test_int8_weights_generate_and_stay_close(folder):

@@ -16,6 +16,7 @@ from tests.conftest import generator, tiny_config, tiny_model
 from tests.test_flow_fsdfm import LOGITS, assert_follows, exact_transition
 from transformers_fsdfm import FSDFMGenerationConfig, FSDFMGenerationMixin
 from transformers_fsdfm import generation_fsdfm as generation
+from transformers_fsdfm import modeling_fsdfm as modeling
 from transformers_fsdfm.flow_fsdfm import SOLVERS, SOURCE_DISTRIBUTIONS
 
 
@@ -127,6 +128,22 @@ class TestSteps:
         assert out.time_grid[-1] == 1
         assert all(before < after for before, after in itertools.pairwise(out.time_grid))
 
+    def test_one_slow_call_does_not_cost_steps_that_there_is_time_for(self, model, monkeypatch):
+        calls, ticking = RecordedCalls(model), SimpleNamespace(now=0.0)
+        model.model.register_forward_hook(
+            lambda *_: setattr(ticking, "now", ticking.now + (10.0 if len(calls.calls) == 1 else 1.0))
+        )
+        monkeypatch.setattr(generation, "clock", SimpleNamespace(monotonic=lambda: ticking.now))
+        out = run(model, num_steps=20, max_time=40.0, num_return_sequences=16)
+        assert out.num_function_evaluations >= 14
+        assert ticking.now <= 40
+
+    def test_max_time_changes_nothing_where_there_is_enough(self, model):
+        free = run(model, num_steps=40, seed=8)
+        bounded = run(model, num_steps=40, seed=8, max_time=3600.0)
+        assert torch.equal(bounded.sequences, free.sequences)
+        assert bounded.time_grid == free.time_grid
+
     def test_max_time_is_kept_by_a_real_clock(self, model):
         out = run(model, num_steps=100_000, max_time=0.5, num_return_sequences=4)
         assert 1 <= out.num_function_evaluations < 100_000
@@ -232,6 +249,10 @@ class TestInfilling:
         assert torch.equal(by_token[~self.editable], PROMPT[~self.editable])
         assert by_token.max() < 60
         assert torch.equal(by_token, run(model, PROMPT, editable_mask=self.editable).sequences)
+
+    def test_max_new_tokens_of_zero_only_fills_in(self, model):
+        masked = PROMPT.masked_fill(self.editable, 60)
+        assert torch.equal(run(model, masked, max_new_tokens=0).sequences, run(model, masked).sequences)
 
     def test_text_can_be_infilled_and_continued_at_once(self, model):
         out = run(model, PROMPT, editable_mask=self.editable, max_new_tokens=4)
@@ -356,9 +377,19 @@ class TestHooks:
         assert seen == [(0, pytest.approx(1 / 3)), (1, pytest.approx(2 / 3)), (2, 1.0)]
         assert (out == 7).all()
 
-    def test_callback_with_another_shape_is_refused(self, model):
+    @pytest.mark.parametrize(
+        "returned",
+        [
+            {"sequences": torch.zeros(1, 2).long()},
+            {"sequences": torch.full((1, 32), 60)},
+            {"sequence": torch.zeros(1, 32).long()},
+            torch.zeros(1, 32).long(),
+        ],
+        ids=["shape", "vocabulary", "key", "type"],
+    )
+    def test_callback_that_returns_something_else_is_refused(self, model, returned):
         with pytest.raises(ValueError, match="`callback_on_step_end`"):
-            model.generate(num_steps=2, callback_on_step_end=lambda *_: {"sequences": torch.zeros(1, 2).long()})
+            model.generate(num_steps=2, callback_on_step_end=lambda *_: returned)
 
     def test_draft_streamer_shows_every_step(self, model, tokenizer, capsys):
         streamer = TextDiffusionStreamer(tokenizer)
@@ -399,6 +430,7 @@ class HostSyncs(TorchDispatchMode):
 def test_steps_never_wait_for_the_device(monkeypatch, source, padding):
     model = tiny_model(source_distribution=source)
     take_step, syncs = model._take_step, HostSyncs()
+    monkeypatch.setattr(modeling, "_values_can_be_read", lambda _: False)  # as on an accelerator
 
     def watched_step(*args):
         with syncs:
@@ -457,7 +489,8 @@ class TestSettings:
         assert loaded.max_length == 32
 
     @pytest.mark.parametrize(
-        ("keyword", "nearest"), [("num_stepz", "num_steps"), ("editible_mask", "editable_mask"), ("seed", "known are")]
+        ("keyword", "nearest"),
+        [("num_stepz", "num_steps"), ("editible_mask", "editable_mask"), ("zzz", "known are"), ("seed", "generator")],
     )
     def test_unknown_keyword_suggests_the_nearest_name(self, model, keyword, nearest):
         with pytest.raises(ValueError, match=f"`{keyword}`.*{nearest}"):
@@ -467,6 +500,12 @@ class TestSettings:
 
 
 class TestPrecision:
+    def test_generating_with_dropout_is_warned_of(self, model, caplog):
+        generation.logger.warning_once.cache_clear()
+        with caplog.at_level("WARNING"):
+            model.train().generate(num_steps=1)
+        assert "model.eval()" in caplog.text
+
     def test_inference_mode(self, model):
         with torch.inference_mode():
             assert model.generate(PROMPT, num_steps=3).shape == (1, 32)
@@ -550,7 +589,15 @@ BAD_INPUTS = {
     "prompt longer than max_length": (ValueError, "`max_length`", {"max_length": 7}),
     "prompt as long as max_length": (ValueError, "`max_length`", {"max_length": 10}),
     "prompt longer than the model": (ValueError, "`max_length`", {"input_ids": LONG}),
-    "no new tokens": (ValueError, "`max_new_tokens`", {"max_new_tokens": 0}),
+    "no new tokens": (ValueError, "`max_new_tokens=0`", {"max_new_tokens": 0}),
+    "negative new tokens": (ValueError, "`max_new_tokens`", {"max_new_tokens": -1}),
+    "tokenizer output not unpacked": (ValueError, "generate\\(\\*\\*inputs", {"input_ids": {"input_ids": PROMPT}}),
+    "empty batch": (ValueError, "`input_ids`", {"input_ids": PROMPT[:0]}),
+    "attention of other numbers": (ValueError, "`attention_mask`.*2", {"attention_mask": 2 * torch.ones(1, 10)}),
+    "end beyond the vocabulary": (ValueError, "`eos_token_id`.*99", {"eos_token_id": 99}),
+    "grid as a tensor": (ValueError, "`time_grid`.*tolist", {"time_grid": torch.tensor([0.0, 1.0])}),
+    "settings as a dict": (TypeError, "`generation_config`", {"generation_config": {"num_steps": 3}}),
+    "streamer that is none": (TypeError, "`streamer`", {"streamer": print}),
     "no return sequences": (ValueError, "`num_return_sequences`", {"num_return_sequences": 0}),
     "greedy decoding": (ValueError, "`do_sample=False`.*final_temperature", {"do_sample": False}),
     "pad after no end": (ValueError, "`pad_after_eos", {"pad_after_eos": True, "eos_token_id": None}),

@@ -180,9 +180,11 @@ class TestFromDFM:
         assert addresses.isdisjoint(parameter.data_ptr() for parameter in fsdfm.parameters())
 
 
-def test_from_dfm_refuses_an_fsdfm(model):
+def test_from_dfm_refuses_what_is_no_dfm(model):
     with pytest.raises(ValueError, match="`dfm`"):
         FSDFMForDiffusionLM.from_dfm(model)
+    with pytest.raises(TypeError, match="`dfm`"):
+        FSDFMForDiffusionLM.from_dfm("path/to/dfm")
 
 
 class TestFillMask:
@@ -219,12 +221,19 @@ class TestFillMask:
         ({}, {"time": TIME, "step_size": torch.ones(3).long()}, "`step_size`"),
         ({}, {"time": 0.5, "step_size": STEP_SIZE}, "`time`"),
         ({}, {"step_size": STEP_SIZE}, "`time`"),
+        ({}, {"time": TIME + 0.5, "step_size": STEP_SIZE}, r"`time`.*1\.39"),
+        ({}, {"time": TIME, "step_size": STEP_SIZE - 0.125}, "`step_size`.*0.0"),
+        ({}, {"time": TIME, "step_size": STEP_SIZE, "labels": IDS[:, :3]}, "`labels`"),
+        ({}, {"time": TIME, "step_size": STEP_SIZE, "input_ids": IDS[0]}, "`input_ids`"),
+        ({}, {"time": TIME, "step_size": STEP_SIZE, "input_ids": IDS.float()}, "`input_ids`"),
+        ({}, {"time": TIME, "step_size": STEP_SIZE, "input_ids": IDS + 30}, "`input_ids`"),
+        ({}, {"time": TIME, "step_size": STEP_SIZE, "input_ids": IDS * 0 + 60}, "mask token.*`time`"),
         ({}, {"time": TIME, "step_size": STEP_SIZE, "inputs_embeds": torch.zeros(3, 20, 32)}, "`inputs_embeds`"),
     ],
 )
 def test_bad_forward_argument_is_named(changes, arguments, named):
     with pytest.raises((ValueError, TypeError), match=named):
-        tiny_model(**changes)(IDS, **arguments)
+        tiny_model(**changes)(**{"input_ids": IDS, **arguments})
 
 
 def test_labels_give_the_mean_cross_entropy_where_they_count(model):

@@ -91,9 +91,12 @@ class FSDFMConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Runs with the other checks of [`PreTrainedConfig`] whenever a config is made or saved."""
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for name in (*sizes, "conditioning_size", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}")
+        if self.tie_word_embeddings:
+            raise ValueError("`tie_word_embeddings` must be False: the head of an FS-DFM has weights of its own")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"`hidden_size` must be an even multiple of `num_attention_heads` (rotary embeddings need an even head "

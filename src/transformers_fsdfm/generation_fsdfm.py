@@ -7,6 +7,7 @@ import inspect
 import itertools
 import math
 import numbers
+import statistics
 import time as clock
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class FSDFMGenerationConfig(GenerationConfig):
         max_length (`int`, *optional*, defaults to the model's `max_position_embeddings`):
             Length of the result, prompt included.
         max_new_tokens (`int`, *optional*):
-            Tokens to add to the prompt; stronger than `max_length`.
+            Tokens to add to the prompt; stronger than `max_length`. 0: only fill in what the prompt leaves open.
 
         > The flow
 
@@ -100,6 +101,20 @@ class FSDFMGenerationConfig(GenerationConfig):
         "output_history": False,
         "progress_bar": False,
     }
+    # What users of other models may ask for, and what to do instead.
+    _hints = {  # noqa: RUF012
+        "seed": "use `generator=torch.Generator().manual_seed(...)`",
+        "inputs": "use `input_ids`",
+        **dict.fromkeys(("num_beams", "use_cache", "past_key_values"), "a discrete flow has no beams and no cache"),
+        **dict.fromkeys(
+            ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens"),
+            "use the processor of that name in `logits_processor`",
+        ),
+        **dict.fromkeys(
+            ("stop_strings", "stopping_criteria", "min_new_tokens", "min_length"),
+            "all positions are written at once; `pad_after_eos=True` clears what follows the end",
+        ),
+    }
     _fields = (
         *("max_length", "max_new_tokens", "num_steps", "time_grid", "max_time", "final_temperature", "top_k", "top_p"),
         *("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"),
@@ -147,9 +162,9 @@ class FSDFMGenerationConfig(GenerationConfig):
     def validate(self, strict: bool = False, user_set_attributes: set[str] | None = None) -> None:
         """Checks every setting on its own; raises a `ValueError` that names it."""
         for name in ("num_steps", "max_length", "max_new_tokens", "num_return_sequences", "top_k"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1):
-                raise ValueError(f"`{name}` must be an integer >= 1, but got {value!r}")
+            value, lowest = getattr(self, name), int(name != "max_new_tokens")
+            if value is not None and not (_is_integer(value) and value >= lowest):
+                raise ValueError(f"`{name}` must be an integer >= {lowest}, but got {value!r}")
         for name in ("temperature", "max_time"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < math.inf):
@@ -174,12 +189,17 @@ class FSDFMGenerationConfig(GenerationConfig):
     def _validate_time_grid(self) -> None:
         grid = self.time_grid
         if not isinstance(grid, Sequence) or len(grid) < 2 or not all(_is_number(value) for value in grid):
-            raise ValueError(f"`time_grid` must be a list of at least two numbers, but got {grid!r}")
+            hint = "; use `.tolist()`" if hasattr(grid, "tolist") else ""
+            raise ValueError(f"`time_grid` must be a list of at least two numbers, but got {grid!r}{hint}")
         if grid[0] != 0 or grid[-1] != 1:
             raise ValueError(f"`time_grid` must run from 0 to 1, but runs from {grid[0]} to {grid[-1]}")
         for before, after in itertools.pairwise(grid):
             if not before < after:
                 raise ValueError(f"`time_grid` must increase from each entry to the next, but has {before}, {after}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
@@ -188,9 +208,10 @@ def _is_number(value: Any) -> bool:
 
 def _refuse_unknown(kwargs: Iterable[str], known: Iterable[str]) -> None:
     """A typing error in a keyword must not pass silently."""
-    for name in set(kwargs) - set(known):
+    for name in sorted(set(kwargs) - set(known)):
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"known are {sorted(known)}"
+        hint = FSDFMGenerationConfig._hints.get(name, hint)
         raise ValueError(f"`{name}` is not an option of `generate`: {hint}")
 
 
@@ -305,6 +326,9 @@ class FSDFMGenerationMixin:
         """
         Samples text: all positions start from the source distribution and are rewritten in parallel.
 
+        To compile what runs here call `model.compile()`, which compiles in place: a wrapper made by `torch.compile` is
+        passed by, as in every transformers model.
+
         ```
         1. Settle settings, lengths and editable positions; check everything before any work is done.
         2. Fill the editable positions of the canvas with source tokens.
@@ -318,7 +342,8 @@ class FSDFMGenerationMixin:
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, prompt_length)`, *optional*):
-                The prompt, continued on the right; its mask tokens are filled in. None: unconditional.
+                The prompt, continued on the right up to `max_length`. If any row holds mask tokens, those are filled in
+                and, as with `editable_mask`, nothing is added unless asked for. None: unconditional.
             attention_mask (`torch.Tensor` of the shape of `input_ids`, *optional*):
                 0 at padding. Pad prompts of unequal length on the left.
             editable_mask (`torch.BoolTensor` of the shape of `input_ids`, *optional*):
@@ -347,6 +372,7 @@ class FSDFMGenerationMixin:
             `return_dict_in_generate=True`, [`FSDFMGenerationOutput`].
         """
         # 1. Settings
+        self._check_state(streamer)
         config, explicit = self._prepare_generation_config(generation_config, kwargs)
         ids, attended, editable, num_new = self._prepare_inputs(
             input_ids, attention_mask, editable_mask, config, explicit
@@ -411,21 +437,23 @@ class FSDFMGenerationMixin:
         """Takes the window from t = 0 to t = 1. `processors` are those of all steps but the last, and of the last."""
         # 3.a. Plan
         plan, step = self._plan_steps(canvas, window, config.time_grid, config), 0
-        workspace = self._workspace(window)
+        workspace, seconds = self._workspace(window), []
         while step < plan.num_steps:
             # 3.b. Step
             started = clock.monotonic()
             is_last = step == plan.num_steps - 1
-            if plan.num_candidates(step):  # else nobody can move, whatever the network says
+            has_candidates = plan.num_candidates(step) > 0
+            if has_candidates:  # else nobody can move, whatever the network says
                 self._take_step(canvas, window, plan, step, config, processors[is_last], workspace)
             # 3.c. Report
             step += 1
             report(plan.time_grid[step])
             if deadline is not None and not is_last:
                 canvas.ids[0, 0].item()  # waits for the device, so that the clock tells the truth
-                left = _steps_within(deadline, started, at_most=plan.num_steps - step)
-                if left < plan.num_steps - step:
-                    rest = torch.linspace(plan.time_grid[step], 1, left + 1, dtype=torch.float64).tolist()
+                if has_candidates:
+                    seconds.append(clock.monotonic() - started)
+                rest = _replan(plan, step, config.time_grid, seconds, deadline)
+                if rest is not None:
                     plan, step = self._plan_steps(canvas, window, rest, config), 0
 
     def _take_step(
@@ -516,18 +544,42 @@ class FSDFMGenerationMixin:
         """Records the step and tells those who asked."""
         canvas.times.append(time)
         if callback is not None:
-            replaced = (callback(self, canvas.step - 1, time, {"sequences": canvas.ids}) or {}).get("sequences")
-            if replaced is not None and replaced is not canvas.ids:
-                if replaced.shape != canvas.ids.shape:
-                    raise ValueError(
-                        f"`callback_on_step_end` returned sequences of shape {tuple(replaced.shape)} in place of "
-                        f"{tuple(canvas.ids.shape)}"
-                    )
-                canvas.ids.copy_(replaced)
+            returned = callback(self, canvas.step - 1, time, {"sequences": canvas.ids})
+            if returned is not None:
+                self._take_over(canvas, returned)
         if canvas.history is not None:
             canvas.history.append(canvas.ids.clone())
         if hasattr(streamer, "put_draft"):
             streamer.put_draft(value=canvas.ids[:, draft_start:].cpu())
+
+    def _take_over(self, canvas: _Canvas, returned: Any) -> None:
+        """Replaces the canvas by what a callback returned."""
+        if not isinstance(returned, dict) or returned.keys() - {"sequences"}:
+            found = list(returned) if isinstance(returned, dict) else type(returned).__name__
+            raise ValueError(f"`callback_on_step_end` must return None or a dict of 'sequences', but returned {found}")
+        ids = returned.get("sequences", canvas.ids)
+        if ids.shape != canvas.ids.shape:
+            raise ValueError(
+                f"`callback_on_step_end` returned sequences of shape {tuple(ids.shape)} in place of "
+                f"{tuple(canvas.ids.shape)}"
+            )
+        changed = ids[ids != canvas.ids]
+        if ((changed < 0) | (changed >= self.config.num_input_embeddings)).any():
+            raise ValueError(f"`callback_on_step_end` returned tokens outside [0, {self.config.num_input_embeddings})")
+        canvas.ids.copy_(ids)
+
+    def _check_state(self, streamer: BaseStreamer | None) -> None:
+        """What may be wrong with the model or the streamer, whatever the settings."""
+        if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise TypeError(f"`streamer` must have the methods `put` and `end`, but is a {type(streamer).__name__}")
+        if getattr(self, "training", False) and self.config.hidden_dropout_prob > 0:
+            logger.warning_once("The model is in training mode and generates with dropout; call `model.eval()` first")
+        wrapper = getattr(vars(self).get("prepare_inputs_for_generation"), "__self__", None)
+        if getattr(getattr(wrapper, "active_peft_config", None), "is_prompt_learning", False):
+            raise ValueError(
+                "peft's prompt learning (prompt or prefix tuning) has no effect on `generate`; use an adapter inside "
+                "the layers, such as LoRA"
+            )
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
@@ -538,6 +590,11 @@ class FSDFMGenerationMixin:
         _refuse_unknown(kwargs, (*own._fields, *arguments))
         config = own(**kwargs)
         if generation_config is not None:
+            if not isinstance(generation_config, GenerationConfig):
+                raise TypeError(
+                    f"`generation_config` must be a GenerationConfig, but got {type(generation_config).__name__}; pass "
+                    "settings of a dict as keyword arguments"
+                )
             passed = {key: value for key, value in generation_config.to_diff_dict().items() if value is not None}
             ignored = sorted(key for key in passed if key not in own._fields and key != "transformers_version")
             if ignored:
@@ -555,10 +612,13 @@ class FSDFMGenerationMixin:
             stored.time_grid = None
         config.set_unset(stored)
         config.set_unset(own.from_model_config(self.config))
+        config.validate()
+        for token_id in _eos_token_ids(config):
+            if not 0 <= token_id < self.config.vocab_size:
+                raise ValueError(f"`eos_token_id` must be in [0, {self.config.vocab_size}), but got {token_id}")
         if config.time_grid is None:
             config.time_grid = torch.linspace(0, 1, config.num_steps + 1, dtype=torch.float64).tolist()
         config.num_steps = len(config.time_grid) - 1
-        config.validate()
         if config.pad_after_eos and config.eos_token_id is None:
             raise ValueError("`pad_after_eos=True` needs `eos_token_id`, but neither the call nor the model sets it")
         return config, explicit
@@ -576,7 +636,7 @@ class FSDFMGenerationMixin:
             if editable_mask is not None or attention_mask is not None:
                 raise ValueError("`editable_mask` and `attention_mask` need `input_ids`")
             input_ids = torch.zeros((1, 0), dtype=torch.long, device=self.device)
-        _check_ids("input_ids", input_ids)
+        _check_ids(input_ids)
         input_ids = input_ids.to(self.device, torch.long)
         attended = _prepare_mask("attention_mask", attention_mask, input_ids)
         if attended is None:
@@ -585,7 +645,7 @@ class FSDFMGenerationMixin:
             attended = None
         editable = _prepare_mask("editable_mask", editable_mask, input_ids)
         if editable is not None and editable_mask.dtype != torch.bool:
-            raise TypeError(f"`editable_mask` must be a bool tensor, but got {editable_mask.dtype}")
+            raise TypeError(f"`editable_mask` must be a bool tensor, but got {editable_mask.dtype}; use `.bool()`")
         is_masked = input_ids == (-1 if config.mask_token_id is None else config.mask_token_id)
         is_infilling = editable is not None or bool(is_masked.any())
         editable = is_masked if editable is None else editable | is_masked
@@ -683,12 +743,13 @@ class FSDFMGenerationMixin:
         self.generation_config = loaded
 
 
-def _check_ids(name: str, ids: Any) -> None:
-    if not isinstance(ids, Tensor) or ids.ndim != 2:
-        shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
-        raise ValueError(f"`{name}` must be a tensor of shape (batch_size, sequence_length), but got {shape}")
+def _check_ids(ids: Any) -> None:
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids):
+        found = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        hint = "; unpack the tokenizer's output: `generate(**inputs)`" if hasattr(ids, "keys") else ""
+        raise ValueError(f"`input_ids` must be a tensor of shape (batch_size, sequence_length), but got {found}{hint}")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"`{name}` must be an integer tensor, but got {ids.dtype}")
+        raise TypeError(f"`input_ids` must be an integer tensor, but got {ids.dtype}")
 
 
 def _prepare_mask(name: str, mask: Tensor | None, input_ids: Tensor) -> Tensor | None:
@@ -698,6 +759,8 @@ def _prepare_mask(name: str, mask: Tensor | None, input_ids: Tensor) -> Tensor |
     if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"`{name}` must have the shape of `input_ids`, {tuple(input_ids.shape)}, but got {shape}")
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(f"`{name}` must hold 0 and 1 alone, but holds {mask.unique().tolist()[:5]}")
     return mask.to(input_ids.device).bool()
 
 
@@ -715,6 +778,8 @@ def _eos_token_ids(config: FSDFMGenerationConfig) -> list[int]:
 
 def _num_new_tokens(prompt_length: int, is_infilling: bool, config: FSDFMGenerationConfig, explicit: set[str]) -> int:
     if "max_new_tokens" in explicit:
+        if config.max_new_tokens == 0 and not is_infilling:
+            raise ValueError("`max_new_tokens=0` leaves nothing to write: `input_ids` hold no mask tokens to fill in")
         return config.max_new_tokens
     if is_infilling and "max_length" not in explicit:
         return 0
@@ -791,10 +856,31 @@ def _windows(editable: Tensor, width: int) -> Iterator[_Window]:
         start = min(end - width // 2, max(length - width, 0))
 
 
-def _steps_within(deadline: float, started: float, at_most: int) -> int:
-    """How many steps as long as the one that has just ended fit before the deadline; at least one."""
-    now = clock.monotonic()
-    return max(1, min(at_most, int((deadline - now) / max(now - started, 1e-9))))
+def _replan(
+    plan: _StepPlan, step: int, time_grid: list[float], seconds: list[float], deadline: float
+) -> list[float] | None:
+    """
+    The times of the rest of a window that fits before the deadline, or None if the plan may stand.
+
+    Fewer steps where the planned ones would take too long, more (up to the user's own grid) where there is time to
+    spare. What costs time is the network, which runs only in steps that have candidates.
+    """
+    if not seconds:
+        return None
+    typical = statistics.median(seconds[1:][-5:] or seconds)  # the first call warms things up
+    affordable = (deadline - clock.monotonic()) / max(typical, 1e-9)
+    planned = max(1, sum(plan.num_candidates(later) > 0 for later in range(step, plan.num_steps)))
+    now, steps_left = plan.time_grid[step], plan.num_steps - step
+    own_rest = [time for time in time_grid if time > now]
+    has_time_to_spare = steps_left < len(own_rest) and 1.25 * planned < affordable
+    if planned <= affordable and not has_time_to_spare:
+        return None
+    count = max(1, min(int(steps_left * affordable / planned), len(own_rest)))
+    if count == steps_left:
+        return None
+    if count == len(own_rest):
+        return [now, *own_rest]
+    return torch.linspace(now, 1, count + 1, dtype=torch.float64).tolist()
 
 
 def _pad_after_eos(ids: Tensor, editable: Tensor, config: FSDFMGenerationConfig) -> Tensor:

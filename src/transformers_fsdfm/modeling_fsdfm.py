@@ -36,6 +36,9 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_fsdfm.FSDFMForDiffusionLM",
     "AutoModelForCausalLM": "modeling_fsdfm.FSDFMForDiffusionLM",
 }
+TIME_IS_REQUIRED = (
+    "`time` is required, and `step_size` too by an FS-DFM: float tensors of shape (batch_size,); `generate` writes text"
+)
 SINUSOIDAL_SIZE = 256
 SINUSOIDAL_MAX_PERIOD = 10_000
 
@@ -306,6 +309,8 @@ class FSDFMModel(FSDFMPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`")
+        if input_ids is not None:
+            self._check_input_ids(input_ids)
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         condition = self._condition(time, step_size, batch_size=hidden_states.shape[0], dtype=hidden_states.dtype)
         if position_ids is None:
@@ -320,9 +325,24 @@ class FSDFMModel(FSDFMPreTrainedModel):
             )
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states, *self.modulation(condition)))
 
+    def _check_input_ids(self, input_ids: Tensor) -> None:
+        if input_ids.ndim != 2 or input_ids.is_floating_point():
+            raise ValueError(
+                "`input_ids` must be an integer tensor of shape (batch_size, sequence_length), but got "
+                f"{tuple(input_ids.shape)} of {input_ids.dtype}"
+            )
+        if _values_can_be_read(input_ids):
+            num_rows = self.config.num_input_embeddings
+            outside = input_ids[(input_ids < 0) | (input_ids >= num_rows)].tolist()
+            if outside:
+                hint = ""
+                if self.config.mask_token_id in outside:
+                    hint = "; the mask token has no embedding: leave `time` out, or let `generate` fill masks in"
+                raise ValueError(f"`input_ids` must be in [0, {num_rows}), but hold {outside[0]}{hint}")
+
     def _condition(self, time: Tensor | None, step_size: Tensor | None, batch_size: int, dtype: torch.dtype) -> Tensor:
         """c of the paper's App. C.1, (batch or 1, conditioning or, with fusers, twice that)."""
-        _check_scalar_input("time", time, batch_size)
+        _check_scalar_input("time", time, batch_size, lowest=0.0)
         time_embedding = self.time_embedding(time.reshape(-1), dtype)
         if self.step_size_embedding is None:
             if step_size is not None:
@@ -331,7 +351,7 @@ class FSDFMModel(FSDFMPreTrainedModel):
                     "an FS-DFM of the model with `FSDFMForDiffusionLM.from_dfm`"
                 )
             return F.silu(time_embedding)
-        _check_scalar_input("step_size", step_size, batch_size)
+        _check_scalar_input("step_size", step_size, batch_size, lowest=torch.finfo(torch.float32).tiny)
         value = step_size.reshape(-1)
         if self.config.step_size_embedding == "log2":
             value = -torch.log2(value.float())
@@ -342,16 +362,24 @@ class FSDFMModel(FSDFMPreTrainedModel):
         return F.silu(self.condition_fuser(both))
 
 
-def _check_scalar_input(name: str, value: Tensor | None, batch_size: int) -> None:
+def _values_can_be_read(tensor: Tensor) -> bool:
+    """Whether looking at values is cheap: an accelerator would have to be waited for, a graph can't branch on them."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _check_scalar_input(name: str, value: Tensor | None, batch_size: int, lowest: float) -> None:
     if value is None:
         raise ValueError(f"`{name}` is required by this model: a float tensor of shape (batch_size,), (1,) or ()")
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"`{name}` must be a float tensor, but got {getattr(value, 'dtype', type(value).__name__)}")
+        found = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(f"`{name}` must be a float tensor, such as torch.tensor([0.5]), but got {found}")
     if value.ndim > 1 or value.numel() not in (1, batch_size):
         raise ValueError(
             f"`{name}` must have the shape (batch_size,), (1,) or () with batch_size={batch_size}, but got "
             f"{tuple(value.shape)}"
         )
+    if _values_can_be_read(value) and not ((value >= lowest) & (value <= 1)).all():
+        raise ValueError(f"`{name}` must be in {'[0' if lowest == 0 else '(0'}, 1], but got {value.tolist()}")
 
 
 def _default_position_ids(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -449,6 +477,11 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:
+            if labels.shape != logits.shape[:-1]:
+                raise ValueError(
+                    f"`labels` must have the shape of `input_ids`, {tuple(logits.shape[:-1])}, but got "
+                    f"{tuple(labels.shape)}"
+                )
             loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -460,10 +493,10 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
         """x_t, t and h for a text with mask tokens, e.g. from `pipeline("fill-mask")`."""
         mask_token_id = self.config.mask_token_id
         if input_ids is None or step_size is not None or mask_token_id is None:
-            raise ValueError("`time` is required: a float tensor of shape (batch_size,), (1,) or ()")
+            raise ValueError(TIME_IS_REQUIRED)
         is_masked = input_ids == mask_token_id
         if not is_masked.any():
-            raise ValueError(f"`time` is required unless `input_ids` hold mask tokens (id {mask_token_id})")
+            raise ValueError(f"{TIME_IS_REQUIRED}; only texts with mask tokens ({mask_token_id}) need none")
         counted = torch.ones_like(is_masked) if attention_mask is None else attention_mask.bool()
         known_share = (counted & ~is_masked).sum(-1) / counted.sum(-1).clamp_min(1)
         time = self.config.flow_schedule.inverse_kappa(known_share)
@@ -493,6 +526,8 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
         Returns:
             [`FSDFMForDiffusionLM`]: a new model with the dtype, device and mode (train or eval) of the given one.
         """
+        if not isinstance(dfm, PreTrainedModel):
+            raise TypeError(f"`dfm` must be a model, but got {type(dfm).__name__}; load it with `from_pretrained`")
         if dfm.config.step_size_conditioning:
             raise ValueError("`dfm` must be a plain DFM, but its config has step_size_conditioning=True")
         config = copy.deepcopy(dfm.config)
