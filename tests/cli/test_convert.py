@@ -2,6 +2,7 @@
 """`fsdfm` and `fsdfm convert`."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ print(*sorted(name for name in ("torch", "transformers", "numpy", "rich") if nam
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
     assert last_line(done.stdout) == "|", done.stderr
-    assert "convert  Turn a published .pth checkpoint" in done.stdout
+    assert re.search(r"convert +Turn a published .pth checkpoint", done.stdout)
     assert "--num-attention-heads" in done.stdout
     assert f"torch {torch.__version__}" in done.stdout
 
