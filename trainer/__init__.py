@@ -7,5 +7,5 @@ import importlib.util
 missing = [name for name in ("accelerate", "datasets", "peft") if importlib.util.find_spec(name) is None]
 if missing:
     raise ModuleNotFoundError(
-        f"transformers_fsdfm.trainer needs {', '.join(missing)}: pip install \"transformers-fsdfm[train]\""
+        f'transformers_fsdfm.trainer needs {", ".join(missing)}: pip install "transformers-fsdfm[train]"'
     )
