@@ -25,19 +25,17 @@ import argparse
 import csv
 import functools
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time as clock
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from plain_sampler import plain_generate
+from reporting import MIB, describe_machine, markdown, process_memory, reset_peak_memory, spread, write_json
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -50,7 +48,6 @@ CONTENDERS = ("ours", "plain", "plain-everywhere", "floor", "gpt2")
 SLOW_CONTENDERS = ("plain", "plain-everywhere", "gpt2")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 TINY_SIZES = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-MIB = 2**20
 
 
 # Models
@@ -198,12 +195,6 @@ def ratio(job: Job, base: Job | None) -> str:
     if base is None or base is job:
         return "1" if base is job else ""
     return spread([mine / theirs for mine, theirs in zip(job.seconds, base.seconds, strict=False)])
-
-
-def spread(values: Sequence[float]) -> str:
-    """`median [smallest, largest]`."""
-    median = f"{statistics.median(values):.3f}"
-    return median if len(values) == 1 else f"{median} [{min(values):.3f}, {max(values):.3f}]"
 
 
 def take_turns(jobs: Sequence[Job], rounds: int) -> None:
@@ -473,45 +464,7 @@ def measure_own_memory(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def process_memory(name: str) -> int:
-    """Bytes of resident memory of this process: now (`VmRSS`), or the most it ever had (`VmHWM`)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {name}")
-
-
-def reset_peak_memory() -> None:
-    """Lets `VmHWM` start from the present, so that the peak of loading does not count."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
 # Report
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as a Markdown table; columns that are empty throughout are left out."""
-    columns = [name for name in rows[0] if any(row[name] != "" for row in rows)]
-    cells = [columns, ["---"] * len(columns), *([format_cell(row[name]) for name in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def format_cell(value: Any) -> str:
-    """Numbers with four digits or without a fraction."""
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
-    return str(value)
-
-
-def describe_machine() -> str:
-    """Processor, cores, versions."""
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()}), {threads}, {versions}"
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -552,8 +505,7 @@ def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     if args.memory:
         print("\nMemory in MiB. `above weights` includes the `warm-up`, which libraries set aside once.")
     if args.json:
-        content = {"machine": describe_machine(), "options": vars(args), "rows": rows}
-        Path(args.json).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, vars(args), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
