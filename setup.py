@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 OUTER_PACKAGES = {"transformers_fsdfm.trainer": "trainer", "transformers_fsdfm.hub_configs": "hub_configs"}
 
 TRAIN = ["accelerate>=1.15", "datasets>=5", "evaluate>=0.4.6", "filelock>=3.16", "peft>=0.21"]
+DEEPSPEED = ["deepspeed>=0.19", "ninja>=1.11"]
+REPORTS = ["tensorboard>=2.18", "trackio>=0.20"]
 DEV = [
     *TRAIN,
     "pytest>=9",
@@ -34,7 +36,7 @@ setup(
         "transformers_fsdfm.hub_configs": ["*/*"],
     },
     install_requires=["torch>=2.6", "transformers>=5.20,<6", "typer>=0.16"],
-    extras_require={"train": TRAIN, "dev": DEV},
+    extras_require={"train": TRAIN, "deepspeed": [*TRAIN, *DEEPSPEED], "reports": [*TRAIN, *REPORTS], "dev": DEV},
     entry_points={"console_scripts": ["fsdfm = transformers_fsdfm.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -22,6 +22,9 @@ from typer.main import get_command
 # What `fsdfm --help` says of each command: the first line of the docstring of `NAME` in `cli/NAME.py`.
 COMMANDS = {
     "convert": "Turn a published .pth checkpoint into a model folder, or back.",
+    "pretrain": "Train a discrete flow-matching model (DFM) on text.",
+    "distill": "Make a few-step model (FS-DFM) of a DFM.",
+    "finetune": "Fine-tune a DFM or an FS-DFM, with LoRA or all weights.",
 }
 
 
@@ -39,8 +42,9 @@ class LazyGroup(TyperGroup):
 
 def _import_command(name: str) -> Any:
     identifier = name.replace("-", "_")
+    module = importlib.import_module(f"{__name__}.{identifier}")
     single = typer.Typer(rich_markup_mode=None, add_completion=False)
-    single.command(name)(getattr(importlib.import_module(f"{__name__}.{identifier}"), identifier))
+    single.command(name, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(getattr(module, identifier))
     return get_command(single)
 
 

@@ -1,0 +1,25 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""`fsdfm finetune`."""
+
+from typing import Annotated
+
+import typer
+
+from ._training import CONTEXT_SETTINGS, run_script
+
+
+def finetune(
+    context: typer.Context,
+    accelerate_config: Annotated[str | None, typer.Option("--accelerate_config", "--accelerate-config")] = None,
+    num_processes: Annotated[int | None, typer.Option("--num_processes", "--num-processes", min=1)] = None,
+) -> None:
+    """
+    Fine-tune a DFM or an FS-DFM, with LoRA or all weights.
+
+    In many processes with --accelerate_config NAME: a file for `accelerate launch`, or the name of one of
+    `trainer/launch` (cpu, multi_gpu, fsdp2, zero1, zero2, zero3). All other arguments are those of the script.
+    """
+    run_script("finetune", context.args, accelerate_config, num_processes)
+
+
+__all__ = ["CONTEXT_SETTINGS", "finetune"]

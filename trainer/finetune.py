@@ -1,0 +1,176 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+r"""
+Fine-tunes a DFM or an FS-DFM on text, or on pairs of prompt and completion; with LoRA, or all weights.
+
+    python -m transformers_fsdfm.trainer.finetune --model_name_or_path fsdfm --train_data pairs.jsonl --lora_rank 16 \
+        --max_steps 300 --output_dir adapter
+
+The adapter is saved alone: `PeftModel.from_pretrained(AutoModel.from_pretrained("fsdfm", trust_remote_code=True),
+"adapter")`. On many GPUs: `accelerate launch --config_file ... -m transformers_fsdfm.trainer.finetune ...`, or `fsdfm
+finetune --accelerate_config zero2 ...`.
+"""
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .arguments import DFMTrainingArguments, FSDFMTrainingArguments
+from .script_arguments import FinetuningDataArguments, LoraArguments, TrainedModelArguments
+from .script_parser import ScriptParser
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from transformers_fsdfm import FSDFMConfig
+
+    from .script_data import Splits
+
+
+logger = logging.getLogger("transformers_fsdfm.trainer.finetune")  # not __name__, which is __main__ here
+
+# An adapter starts at zero: it learns faster than weights that know something, and in fewer steps.
+DEFAULTS = {"learning_rate": 1e-4, "ema_decay": 0.99}
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m transformers_fsdfm.trainer.finetune") -> None:
+    """
+    Runs the script.
+
+    Args:
+        arguments (`Sequence[str]`, *optional*): in place of `sys.argv[1:]`.
+        prog (`str`, *optional*): what the user has typed, for help and errors.
+    """
+    sections = {"Model and tokenizer": TrainedModelArguments, "Data": FinetuningDataArguments, "Adapter": LoraArguments}
+    parser = ScriptParser(prog, __doc__, sections, FSDFMTrainingArguments, DEFAULTS)
+    values = parser.read(sys.argv[1:] if arguments is None else arguments)
+    model_args, data_args, lora_args = (parser.make(cls, values) for cls in sections.values())
+
+    from . import script_models as models
+    from .script_data import check_sources
+    from .script_run import check_run, start_run, train_and_save
+
+    try:
+        check_sources(data_args)
+        path = model_args.model_name_or_path
+        config = models.read_config(path)
+        tokenizer = models.load_tokenizer(model_args.tokenizer or path)
+        models.check_tokenizer(tokenizer, config)
+        block_size = _block_size(data_args, config)
+        objective = lora_args.objective or ("distill" if config.step_size_conditioning else "path")
+        args_class = _training_class(parser, values, objective)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    args = parser.make(args_class, values)
+    try:
+        checkpoint = check_run(args, data_args)
+    except ValueError as error:
+        parser.error(str(error))
+
+    start_run(args, values, "finetune")
+    trainer = _make_trainer(args, path, config, tokenizer, data_args, lora_args, block_size, checkpoint is not None)
+    train_and_save(trainer, checkpoint)
+    if lora_args.merge_adapter:
+        _merge(trainer, args)
+    trainer.accelerator.end_training()
+
+
+def _block_size(data_args: FinetuningDataArguments, config: "FSDFMConfig") -> int:
+    length = config.max_position_embeddings
+    if data_args.block_size is not None and data_args.block_size > length:
+        raise ValueError(f"--block_size {data_args.block_size} is more than the model was trained on ({length})")
+    return data_args.block_size or length
+
+
+def _training_class(parser: ScriptParser, values: dict[str, Any], objective: str) -> type[DFMTrainingArguments]:
+    """The class of the objective; what was set of the other's arguments is a mistake."""
+    if objective == "distill":
+        return FSDFMTrainingArguments
+    known = {field.name for field in dataclasses.fields(DFMTrainingArguments)}
+    for field in dataclasses.fields(FSDFMTrainingArguments):
+        if field.init and field.name not in known and values[field.name] != parser.get_default(field.name):
+            raise ValueError(f"--{field.name} has no effect with the objective `path`; set --objective distill")
+    return DFMTrainingArguments
+
+
+def _make_trainer(
+    args: DFMTrainingArguments,
+    path: str,
+    config: "FSDFMConfig",
+    tokenizer: "PreTrainedTokenizerBase",
+    data_args: FinetuningDataArguments,
+    lora_args: LoraArguments,
+    block_size: int,
+    is_resumed: bool,
+) -> Any:
+    import torch
+
+    from . import script_models as models
+    from .dfm_trainer import DFMTrainer
+    from .fsdfm_trainer import FSDFMTrainer
+
+    rows, collator = _rows(data_args, tokenizer, block_size, args)
+    is_distillation = isinstance(args, FSDFMTrainingArguments)
+    becomes_few_step = is_distillation and not config.step_size_conditioning
+    dtype = getattr(torch, lora_args.model_dtype)
+    # The embedding of the step size starts without effect, and would stay so if it were frozen.
+    peft_config = lora_args.peft_config(modules_to_save=("step_size_embedding",) if becomes_few_step else ())
+    if peft_config is not None and becomes_few_step:
+        model = models.few_step_base(path, args, dtype, is_resumed)
+    else:
+        model = models.load_model(path, args, dtype, whole=becomes_few_step)
+    if peft_config is not None and models.is_deepspeed_zero3_enabled():
+        # ZeRO-3 wants one dtype for all that is trained; by default peft makes float32 of a part of it.
+        from peft import get_peft_model
+
+        model, peft_config = get_peft_model(model, peft_config, autocast_adapter_dtype=False), None
+    trainer = (FSDFMTrainer if is_distillation else DFMTrainer)(
+        model, args, rows.train, rows.validation, collator, processing_class=tokenizer, peft_config=peft_config
+    )
+    logger.info(f"Training {models.describe(trainer.model)}")
+    return trainer
+
+
+def _rows(
+    data_args: FinetuningDataArguments,
+    tokenizer: "PreTrainedTokenizerBase",
+    block_size: int,
+    args: DFMTrainingArguments,
+) -> "tuple[Splits, Any]":
+    """The rows, and how they become batches."""
+    from .data import DataCollatorForDFM
+    from .script_data import PaddingLearningCollator, has_pairs, log_amount, open_documents, packed_rows, paired_rows
+
+    documents = open_documents(data_args, args)
+    is_paired = has_pairs(documents.train, data_args)
+    if data_args.learn_padding and not is_paired:
+        raise ValueError("--learn_padding: packed text has no padding; the data has no prompts and completions")
+    rows = (paired_rows if is_paired else packed_rows)(documents, tokenizer, data_args, block_size, args)
+    log_amount(rows, block_size)
+    if data_args.learn_padding:
+        return rows, PaddingLearningCollator(tokenizer, pad_to_multiple_of=block_size)
+    return rows, DataCollatorForDFM(tokenizer)
+
+
+def _merge(trainer: Any, args: DFMTrainingArguments) -> None:
+    """From the saved adapter, so that it works however the trained one is sharded."""
+    import torch
+    from peft import PeftConfig
+
+    from . import script_models as models
+
+    if trainer.is_world_process_zero():
+        base = PeftConfig.from_pretrained(args.output_dir).base_model_name_or_path
+        model = models.load_model(base, args, torch.float32, whole=True)
+        folder = os.path.join(args.output_dir, "merged")
+        models.save_merged(args.output_dir, model, folder)
+        trainer.processing_class.save_pretrained(folder)
+        logger.info(f"Wrote {folder}")
+    trainer.accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main()
