@@ -11,10 +11,10 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from transformers_fsdfm.trainer import distill, finetune, script_run
+from transformers_fsdfm.trainer import distill, finetune, pretrain, script_run
 
 
-SCRIPTS = {"distill": distill.main, "finetune": finetune.main}
+SCRIPTS = {"pretrain": pretrain.main, "distill": distill.main, "finetune": finetune.main}
 
 
 def pretend_to_have_gpus() -> None:
@@ -28,15 +28,16 @@ def pretend_to_have_gpus() -> None:
 def describe(trainer) -> dict:
     """What must be seen from inside: which strategy it was, and what each process holds."""
     optimizer_state = trainer.optimizer.state.values()
+    average = getattr(trainer, "ema", None)
     return {
         "distributed_type": str(trainer.accelerator.distributed_type.value),
         "wrapper": type(trainer.model_wrapped).__name__,
         "num_processes": trainer.args.world_size,
         "zero_stage": getattr(getattr(trainer.accelerator.state, "deepspeed_plugin", None), "zero_stage", None),
         "parameter_type": type(next(iter(trainer.model.parameters()))).__name__,
-        "average_bytes": _bytes(trainer.ema.state_dict().values()),
+        "average_bytes": _bytes(average.state_dict().values()) if average else 0,
         "optimizer_bytes": _bytes(value for state in optimizer_state for value in state.values()),
-        "has_teacher": trainer.teacher is not None,
+        "has_teacher": getattr(trainer, "teacher", None) is not None,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "grad_norms": [float(entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry],
     }

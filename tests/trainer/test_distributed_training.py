@@ -67,19 +67,22 @@ def data(tmp_path_factory, request) -> Path:
 
 
 def plan(data: Path, out: Path, rows_per_device: int, on_cpu: bool = True) -> list[tuple[str, list[str]]]:
-    """Distil a DFM, resume that, distil it with an adapter: script and arguments. Half the rows for two processes."""
+    """Pre-train; distil another DFM; resume that; distil it with an adapter. Half the rows for two processes."""
     common = ["--train_data", str(data / "text.txt"), "--data_cache", str(data / "cache"), "--block_size", "16"]
     common += ["--per_device_train_batch_size", str(rows_per_device), "--gradient_accumulation_steps", "2"]
     common += ["--per_device_eval_batch_size", str(rows_per_device), "--logging_steps", "1", "--max_steps", str(STEPS)]
-    common += ["--num_step_size_levels", "4", "--ema_decay", "0.5", "--lr_scheduler_type", "constant"]
+    common += ["--num_step_size_levels", "4", "--lr_scheduler_type", "constant"]
     common += ["--validation_data", str(data / "text.txt"), "--eval_num_times", "2", "--disable_tqdm", "true"]
     # Adam would turn a rounding difference of a gradient near 0 into a step of full length.
     common += ["--learning_rate", "3e-3", "--adam_epsilon", "1e-3", "--save_steps", "2"]
     common += ["--use_cpu"] if on_cpu else []
-    model = ["--model_name_or_path", str(data / "dfm")]
+    model = ["--model_name_or_path", str(data / "dfm"), "--ema_decay", "0.5"]
+    new = ["--train_tokenizer_vocab_size", "260", "--hidden_size", "32", "--num_hidden_layers", "1"]
+    new += ["--num_attention_heads", "2", "--hidden_dropout_prob", "0"]
     adapter = ["--objective", "distill", "--lora_rank", "2", "--merge_adapter"]
     resume = ["--resume_from_checkpoint", str(out / "full" / "checkpoint-2")]
     return [
+        ("pretrain", [*new, *common, "--output_dir", str(out / "new")]),
         ("distill", [*model, *common, "--output_dir", str(out / "full")]),
         ("distill", [*model, *common, "--output_dir", str(out / "resumed"), *resume]),
         ("finetune", [*model, *common, *adapter, "--output_dir", str(out / "adapter")]),
@@ -190,6 +193,12 @@ class TestTwoProcesses:
         for report in reports:
             assert report["full"]["average_bytes"] == pytest.approx(expected["teacher"], rel=0.1)
             assert report["full"]["optimizer_bytes"] == pytest.approx(moments, rel=0.1)
+
+    def test_pretrained_model_and_its_tokenizer_are_those_of_one_process(self, together, alone):
+        _, folder, _ = together
+        assert_close(weights(folder / "new"), weights(alone[0] / "new"))
+        tokenizers = [(root / "new" / "tokenizer.json").read_text() for root in (folder, alone[0])]
+        assert tokenizers[0] == tokenizers[1]
 
     def test_resumed_run_is_the_uninterrupted_one(self, together):
         _, folder, reports = together
