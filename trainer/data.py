@@ -78,7 +78,7 @@ def load_documents(
             text in the files, or an argument that belongs to a dataset id is given with files.
     """
     cache_dir = None if cache_dir is None else str(cache_dir)
-    files = _find_files(source)
+    files = find_files(source)
     if files is None:
         return load_dataset(
             str(source), name, split=split or "train", revision=revision, streaming=streaming, cache_dir=cache_dir
@@ -142,10 +142,10 @@ def _document(lines: list[str]) -> Iterator[dict[str, str]]:
         yield {"text": text}
 
 
-def _find_files(source: str | os.PathLike | list[str]) -> list[str] | None:
+def find_files(source: str | os.PathLike | list[str]) -> list[str] | None:
     """Returns the absolute paths of local files, or `None` for a dataset id."""
     if isinstance(source, (list, tuple)):
-        return [file for item in source for file in _find_files(Path(item))]
+        return [file for item in source for file in find_files(Path(item))]
     text = os.path.expanduser(source)
     if os.path.isdir(text):
         files = sorted(str(path) for path in Path(text).rglob("*") if path.suffix.lower() in FILE_TYPES)
@@ -326,6 +326,7 @@ __all__ = [
     "DOCUMENT_SEPARATOR",
     "DataCollatorForDFM",
     "PackedStream",
+    "find_files",
     "load_documents",
     "pack_documents",
     "read_documents",

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from .data import DataCollatorForDFM, _find_files, load_documents, tokenize_pairs
+from .data import DataCollatorForDFM, find_files, load_documents, tokenize_pairs
 from .packing import PackedStream, pack_documents
 from .script_arguments import DataArguments, FinetuningDataArguments
 
@@ -38,7 +38,7 @@ def check_sources(args: DataArguments) -> None:
     for name in ("train_data", "validation_data"):
         try:
             if data := getattr(args, name):
-                is_id.append(_find_files(_source(data)) is None)
+                is_id.append(find_files(_source(data)) is None)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"--{name}: {error}") from None
     if args.train_split and not is_id[0]:
@@ -65,7 +65,7 @@ def _source(data: list[str]) -> str | list[str]:
 def _load(
     args: DataArguments, source: str | list[str], split: str | None, streaming: bool
 ) -> Dataset | IterableDataset:
-    if _find_files(source) is not None:
+    if find_files(source) is not None:
         return load_documents(source, streaming=streaming)
     options = {"name": args.data_config, "split": split, "revision": args.data_revision}
     return load_documents(source, streaming=streaming, **options)
@@ -74,7 +74,7 @@ def _load(
 def _load_validation(args: DataArguments) -> Dataset:
     """All of it at once, also of a stream: each evaluation is of the same rows."""
     source = _source(args.validation_data or args.train_data)
-    is_stream = args.streaming and _find_files(source) is None
+    is_stream = args.streaming and find_files(source) is None
     documents = _load(args, source, args.validation_split or ID_VALIDATION_SPLIT, is_stream)
     if not is_stream:
         return documents
