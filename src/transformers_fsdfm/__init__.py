@@ -22,6 +22,8 @@ _HOME_OF = {
     "convert_published_checkpoint": "conversion",
     "export_published_checkpoint": "conversion",
     "available_configs": "hub_configs",
+    "blanks_to_ids": "infilling",
+    "fill_blanks": "infilling",
 }
 
 __all__ = sorted(_HOME_OF)

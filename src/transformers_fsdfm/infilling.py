@@ -1,0 +1,176 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+r"""
+Texts with blanks, such as `Once upon a time ___12___ went home.`, where twelve tokens are to be written.
+
+A blank is a number between two runs of three underscores. An underscore that is text can be escaped as `\_` (and a
+backslash in front of it as `\\`); this is needed only where three or more of them stand together. All other characters,
+the names of special tokens included, are text.
+
+A space in front of a blank is not given to the model: in the tokenizers in use a word's first token begins with its
+space, so a space on its own would ask for a text that goes on without a word. The blank's first token is free to bring
+the space along, and [`fill_blanks`] sees to it that it stands there exactly once.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_BLANK_DIGITS = 6
+SYNTAX = re.compile(
+    r"(?P<backslashes>\\+)(?P<underscore>_)"
+    rf"|___(?P<length>0*[1-9][0-9]{{0,{MAX_BLANK_DIGITS - 1}}})___(?!__?(?!_))"
+    r"|(?P<stray>_{3,}\w*)"
+)
+
+
+def split_blanks(text: str) -> tuple[list[str], list[int]]:
+    r"""
+    Takes a text with blanks apart.
+
+    Args:
+        text (`str`): such as `"Once upon a time ___12___ went home."`.
+
+    Returns:
+        `tuple[list[str], list[int]]`: the pieces of text, with escapes undone, and between them the lengths of the
+        blanks in tokens; there is one piece more than there are blanks, and pieces may be empty.
+
+    Raises:
+        `ValueError`: underscores that are neither a blank nor escaped.
+    """
+    pieces, lengths, end = [""], [], 0
+    while match := SYNTAX.search(text, end):
+        pieces[-1] += text[end : match.start()]
+        end = match.end()
+        if match["stray"]:
+            raise ValueError(
+                f"`text` has a bad blank {match['stray'][:20]!r} at character {match.start() + 1}: write ___12___ for a "
+                r"blank of 12 tokens, and \_ for an underscore that is text"
+            )
+        if match["length"]:
+            lengths.append(int(match["length"]))
+            pieces.append("")
+            continue
+        backslashes = len(match["backslashes"])
+        pieces[-1] += "\\" * (backslashes // 2)
+        if backslashes % 2:
+            pieces[-1] += "_"
+        else:
+            end -= 1  # the underscore is not escaped: it may begin a blank
+    pieces[-1] += text[end:]
+    return pieces, lengths
+
+
+def blanks_to_ids(text: str, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Tensor]:
+    """
+    What `generate` needs to fill in the blanks of a text.
+
+    Example:
+
+    ```python
+    >>> inputs = blanks_to_ids("Once upon a time ___12___ went home.", tokenizer)
+    >>> ids = model.generate(**inputs, num_steps=8)
+    >>> fill_blanks("Once upon a time ___12___ went home.", ids[0], tokenizer)
+    ```
+
+    Args:
+        text (`str`): with one blank or more, see [`split_blanks`].
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): of the model.
+
+    Returns:
+        `dict[str, Tensor]`: `input_ids`, `attention_mask` (all ones) and `editable_mask` (True in blanks), each of
+        shape `(1, sequence_length)`; the ids in blanks mean nothing.
+
+    Raises:
+        `ValueError`: `text` has no blank, or a bad one.
+    """
+    pieces, lengths = _checked_blanks(text)
+    ids, editable = [], []
+    for piece, length in zip(_encode_pieces(pieces, tokenizer), [*lengths, 0], strict=True):
+        ids += piece + [0] * length
+        editable += [False] * len(piece) + [True] * length
+    input_ids = torch.tensor([ids])
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "editable_mask": torch.tensor([editable]),
+    }
+
+
+def fill_blanks(text: str, ids: Tensor | Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """
+    The text with its blanks filled in. What stood around them is taken from `text`, not from tokens, so it is the same
+    to the last byte whatever the tokenizer does to it.
+
+    Args:
+        text (`str`): as it was given to [`blanks_to_ids`].
+        ids (`torch.LongTensor` of shape `(sequence_length,)`, or a list): a row of what `generate` returned.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the same as before.
+
+    Raises:
+        `ValueError`: `ids` are not as many as `text` has; `text` as in [`blanks_to_ids`].
+    """
+    pieces, _ = _checked_blanks(text)
+    filled = pieces[0]
+    for content, piece in zip(blank_contents(text, ids, tokenizer), pieces[1:], strict=True):
+        filled += content + piece
+    return filled
+
+
+def blank_contents(text: str, ids: Tensor | Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """What stands in each blank in the result of [`fill_blanks`]; arguments and errors as there."""
+    pieces, lengths = _checked_blanks(text)
+    ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    encoded = _encode_pieces(pieces, tokenizer)
+    expected = sum(lengths) + sum(map(len, encoded))
+    if len(ids) != expected:
+        raise ValueError(f"`ids` must be the {expected} tokens of `text` and its blanks, but are {len(ids)}")
+    contents, start = [], 0
+    for piece, piece_ids, length in zip(pieces, encoded, lengths, strict=False):
+        start += len(piece_ids)
+        content = decode_after(ids[:start], ids[start : start + length], tokenizer)
+        contents.append(content.removeprefix(" ") if piece.endswith(" ") else content)
+        start += length
+    return contents
+
+
+def decode_after(before: Sequence[int], ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """
+    The text that `ids` add to the text of the tokens `before`; special tokens are left out.
+
+    Decoded on their own, the first token would lose its space in tokenizers that strip the one at the start of a text.
+    """
+
+    def decode(some_ids: Sequence[int]) -> str:
+        return tokenizer.decode(some_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    context = list(before[-1:])
+    start, whole = decode(context), decode([*context, *ids])
+    return whole.removeprefix(start) if whole.startswith(start) else decode(ids)
+
+
+def _checked_blanks(text: str) -> tuple[list[str], list[int]]:
+    pieces, lengths = split_blanks(text)
+    if not lengths:
+        raise ValueError("`text` has no blank: write ___12___ where 12 tokens are to be filled in")
+    return pieces, lengths
+
+
+def _encode_pieces(pieces: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """The ids of each piece, without the space in front of a blank."""
+    given = [*(piece.removesuffix(" ") for piece in pieces[:-1]), pieces[-1]]
+    return [
+        tokenizer(piece, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        if piece
+        else []
+        for piece in given
+    ]
+
+
+__all__ = ["blank_contents", "blanks_to_ids", "decode_after", "fill_blanks", "split_blanks"]
