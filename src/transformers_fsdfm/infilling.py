@@ -50,8 +50,8 @@ def split_blanks(text: str) -> tuple[list[str], list[int]]:
         end = match.end()
         if match["stray"]:
             raise ValueError(
-                f"`text` has a bad blank {match['stray'][:20]!r} at character {match.start() + 1}: write ___12___ for a "
-                r"blank of 12 tokens, and \_ for an underscore that is text"
+                f"`text` has a bad blank {match['stray'][:20]!r} at character {match.start() + 1}: write ___12___ for "
+                r"a blank of 12 tokens, and \_ for an underscore that is text"
             )
         if match["length"]:
             lengths.append(int(match["length"]))
