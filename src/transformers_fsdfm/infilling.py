@@ -67,6 +67,14 @@ def split_blanks(text: str) -> tuple[list[str], list[int]]:
     return pieces, lengths
 
 
+def require_blanks(text: str) -> tuple[list[str], list[int]]:
+    """[`split_blanks`] for a text that must have a blank: raises a `ValueError` if it has none."""
+    pieces, lengths = split_blanks(text)
+    if not lengths:
+        raise ValueError("`text` has no blank: write ___12___ where 12 tokens are to be filled in")
+    return pieces, lengths
+
+
 def blanks_to_ids(text: str, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Tensor]:
     """
     What `generate` needs to fill in the blanks of a text.
@@ -90,7 +98,7 @@ def blanks_to_ids(text: str, tokenizer: "PreTrainedTokenizerBase") -> dict[str, 
     Raises:
         `ValueError`: `text` has no blank, or a bad one.
     """
-    pieces, lengths = _checked_blanks(text)
+    pieces, lengths = require_blanks(text)
     ids, editable = [], []
     for piece, length in zip(_encode_pieces(pieces, tokenizer), [*lengths, 0], strict=True):
         ids += piece + [0] * length
@@ -116,7 +124,7 @@ def fill_blanks(text: str, ids: Tensor | Sequence[int], tokenizer: "PreTrainedTo
     Raises:
         `ValueError`: `ids` are not as many as `text` has; `text` as in [`blanks_to_ids`].
     """
-    pieces, _ = _checked_blanks(text)
+    pieces, _ = require_blanks(text)
     filled = pieces[0]
     for content, piece in zip(blank_contents(text, ids, tokenizer), pieces[1:], strict=True):
         filled += content + piece
@@ -125,7 +133,7 @@ def fill_blanks(text: str, ids: Tensor | Sequence[int], tokenizer: "PreTrainedTo
 
 def blank_contents(text: str, ids: Tensor | Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """What stands in each blank in the result of [`fill_blanks`]; arguments and errors as there."""
-    pieces, lengths = _checked_blanks(text)
+    pieces, lengths = require_blanks(text)
     ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     encoded = _encode_pieces(pieces, tokenizer)
     expected = sum(lengths) + sum(map(len, encoded))
@@ -140,26 +148,24 @@ def blank_contents(text: str, ids: Tensor | Sequence[int], tokenizer: "PreTraine
     return contents
 
 
-def decode_after(before: Sequence[int], ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+def decode_after(
+    before: Sequence[int],
+    ids: Sequence[int],
+    tokenizer: "PreTrainedTokenizerBase",
+    skip_special_tokens: bool = True,
+) -> str:
     """
-    The text that `ids` add to the text of the tokens `before`; special tokens are left out.
+    The text that `ids` add to the text of the tokens `before`.
 
     Decoded on their own, the first token would lose its space in tokenizers that strip the one at the start of a text.
     """
 
     def decode(some_ids: Sequence[int]) -> str:
-        return tokenizer.decode(some_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return tokenizer.decode(some_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
 
     context = list(before[-1:])
     start, whole = decode(context), decode([*context, *ids])
     return whole.removeprefix(start) if whole.startswith(start) else decode(ids)
-
-
-def _checked_blanks(text: str) -> tuple[list[str], list[int]]:
-    pieces, lengths = split_blanks(text)
-    if not lengths:
-        raise ValueError("`text` has no blank: write ___12___ where 12 tokens are to be filled in")
-    return pieces, lengths
 
 
 def _encode_pieces(pieces: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
@@ -173,4 +179,4 @@ def _encode_pieces(pieces: list[str], tokenizer: "PreTrainedTokenizerBase") -> l
     ]
 
 
-__all__ = ["blank_contents", "blanks_to_ids", "decode_after", "fill_blanks", "split_blanks"]
+__all__ = ["blank_contents", "blanks_to_ids", "decode_after", "fill_blanks", "require_blanks", "split_blanks"]

@@ -71,6 +71,20 @@ def test_converts_and_says_what_it_wrote(run, published, tmp_path):
     assert FSDFMForDiffusionLM.from_pretrained(tmp_path / "out").config.vocab_size == 60
 
 
+def test_says_that_the_trained_length_is_an_assumption(run, published, tmp_path):
+    assert "Assumed a trained length of 1024" in run("convert", published, tmp_path / "out")[2]
+    _, _, error = run("convert", published, tmp_path / "known", "--max-position-embeddings", "1024")
+    assert "Assumed" not in error
+
+
+@pytest.mark.parametrize(
+    "option", ["--max-position-embeddings", "--max_position_embeddings", "--max_position-embeddings"]
+)
+def test_options_may_be_spelled_with_underscores(run, published, tmp_path, option):
+    assert run("convert", published, tmp_path / "out", option, "64")[0] == 0
+    assert FSDFMForDiffusionLM.from_pretrained(tmp_path / "out").config.max_position_embeddings == 64
+
+
 def test_options_reach_the_conversion(run, published, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     options = ["--weights", "teacher", "--source-distribution", "mask", "--num-attention-heads", "4"]
@@ -101,12 +115,12 @@ def test_to_pth_is_the_way_back(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["none.pth", "out"], "`checkpoint` none.pth is not a file"),
+        (["none.pth", "out"], "PATH none.pth is not a file"),
         (["published.pth", "out", "--weights", "ema"], "no 'ema' weights; it has 'student' (student_model)"),
-        (["published.pth", "."], "is not empty"),
-        (["--to-pth", "published.pth", "published.pth"], "`output` published.pth exists"),
-        (["--to-pth", "nowhere", "back.pth"], "`model` nowhere is no folder"),
-        (["--to-pth", "some/where", "back.pth"], "`model` some/where cannot be loaded"),
+        (["published.pth", "."], "is not empty; --overwrite replaces it"),
+        (["--to-pth", "published.pth", "published.pth"], "OUT published.pth exists; --overwrite replaces it"),
+        (["--to-pth", "nowhere", "back.pth"], "PATH nowhere is no folder"),
+        (["--to-pth", "some/where", "back.pth"], "PATH some/where cannot be loaded"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_1(run, published, tmp_path, monkeypatch, arguments, words):
@@ -125,7 +139,7 @@ def test_errors_are_one_line_and_exit_code_1(run, published, tmp_path, monkeypat
         (["convert"], "Missing argument"),
         (["convert", "a.pth", "out", "--weights", "best"], "'best' is not one of"),
         (["convert", "a.pth", "out", "--num-attention-heads", "0"], "--num-attention-heads"),
-        (["convert", "--to-pth", "model", "a.pth", "--weights", "ema"], "weights cannot go with --to-pth"),
+        (["convert", "--to-pth", "model", "a.pth", "--weights", "ema"], "--to-pth: --weights cannot go with it"),
         (["convrt"], "Did you mean 'convert'?"),
         (["--colour"], "No such option: --colour"),
     ],
@@ -134,6 +148,7 @@ def test_wrong_usage_is_exit_code_2(run, arguments, words):
     code, _, error = run(*arguments)
     assert code == 2
     assert words in error
+    assert re.fullmatch(r"fsdfm: error: .* \(see fsdfm( convert)? --help\)\n", error)
 
 
 def test_unforeseen_errors_are_named_and_traceable(run, published, tmp_path, monkeypatch):
@@ -155,7 +170,7 @@ def test_ctrl_c_leaves_nothing(run, published, tmp_path, monkeypatch):
 
     monkeypatch.setattr(FSDFMForDiffusionLM, "save_pretrained", save_half)
     code, _, error = run("convert", published, tmp_path / "out")
-    assert code in (1, 130)  # 1 with typer before 0.20
+    assert code == 130
     assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == [published]
 

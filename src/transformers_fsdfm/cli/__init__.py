@@ -4,10 +4,16 @@ The command line, `fsdfm`.
 
 Each command is a function in the file of its name, which parses, calls the library and prints. The file is imported
 when the command runs, and imports torch or transformers inside the function only: `fsdfm --help` answers at once.
+
+Results go to standard output and all else to standard error, where an error is one line, `fsdfm: error: ...`. The
+library's messages name arguments in backticks; here they become what the user typed, e.g. `num_steps` --num-steps.
+Arguments that the library calls by another name than the command stand in `LIBRARY_NAMES` of the command's file.
 """
 
+import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,11 +27,43 @@ from typer.main import get_command
 
 # What `fsdfm --help` says of each command: the first line of the docstring of `NAME` in `cli/NAME.py`.
 COMMANDS = {
+    "generate": "Write text, from a prompt or from nothing.",
+    "infill": "Fill in the blanks of a text.",
+    "info": "Show what a checkpoint is, and the devices and versions here.",
     "convert": "Turn a published .pth checkpoint into a model folder, or back.",
     "pretrain": "Train a discrete flow-matching model (DFM) on text.",
     "distill": "Make a few-step model (FS-DFM) of a DFM.",
     "finetune": "Fine-tune a DFM or an FS-DFM, with LoRA or all weights.",
 }
+
+
+UsageError = typer.BadParameter.__base__  # of the library that typer parses with, which differs from version to version
+CommandLineError = UsageError.__base__
+
+
+class Command(TyperCommand):
+    """A command whose errors speak of what was typed."""
+
+    library_names: dict[str, str] = {}  # noqa: RUF012
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if len(error.args) == 1 and isinstance(error.args[0], str):
+                error.args = (self.as_typed(error.args[0]),)
+            raise
+
+    def as_typed(self, message: str) -> str:
+        """The message with `name` and `name=value` as the user writes them."""
+        names = {p.name: p.opts[0] if p.param_type_name == "option" else p.metavar or p.name for p in self.params}
+        names.update(self.library_names)
+
+        def translate(match: re.Match[str]) -> str:
+            typed = names.get(match["name"])
+            return match[0] if typed is None else f"{typed} {match['value']}" if match["value"] else typed
+
+        return re.sub(r"`(?P<name>\w+)(=(?P<value>\w+))?`", translate, message)
 
 
 class LazyGroup(TyperGroup):
@@ -43,12 +81,16 @@ class LazyGroup(TyperGroup):
 def _import_command(name: str) -> Any:
     identifier = name.replace("-", "_")
     module = importlib.import_module(f"{__name__}.{identifier}")
+    either_spelling = {"token_normalize_func": lambda token: token.replace("_", "-")}  # --num_steps is --num-steps
+    settings = getattr(module, "CONTEXT_SETTINGS", either_spelling)
     single = typer.Typer(rich_markup_mode=None, add_completion=False)
-    single.command(name, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(getattr(module, identifier))
-    return get_command(single)
+    single.command(name, cls=Command, context_settings=settings)(getattr(module, identifier))
+    command = get_command(single)
+    command.library_names = getattr(module, "LIBRARY_NAMES", {})
+    return command
 
 
-app = typer.Typer(cls=LazyGroup, rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(cls=LazyGroup, rich_markup_mode=None, invoke_without_command=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,11 +102,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback(epilog="Set FSDFM_TRACEBACK=1 to see where in the code an error came up.")
 def fsdfm(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the versions and exit.")
     ] = False,
 ) -> None:
     """Few-step discrete flow-matching language models (FS-DFM)."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,11 +121,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments (`Sequence[str]`, *optional*): in place of `sys.argv[1:]`.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that half-written files are cleaned up
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail
     try:
-        app(arguments, prog_name="fsdfm")
+        code = app(arguments, prog_name="fsdfm", standalone_mode=False) or 0
+    except typer.Abort:  # Ctrl-C, with typer before 0.20
+        code = 130
+    except CommandLineError as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        _print_error(error.format_message().rstrip(".") + hint)
+        code = error.exit_code
     except Exception as error:
         if os.environ.get("FSDFM_TRACEBACK"):
             raise
         kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-        sys.stderr.write(f"fsdfm: error: {kind}{' '.join(str(error).split())}\n")
-        sys.exit(1)
+        _print_error(f"{kind}{error}")
+        code = 1
+    sys.exit(code)
+
+
+def _print_error(message: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"fsdfm: error: {' '.join(message.split())}\n")

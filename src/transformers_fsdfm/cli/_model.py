@@ -66,6 +66,11 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("model*.safetensors"))
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer stands beside the weights."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"))
+
+
 def read_config(folder: Path) -> "FSDFMConfig":
     """
     The configuration of a checkpoint.
@@ -150,7 +155,7 @@ def find_device(name: str | None) -> "torch.device":
 def _load_tokenizer(folder: Path, config: "FSDFMConfig") -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
+    if not has_tokenizer(folder):
         raise FileNotFoundError(f"`model` {folder} has no tokenizer; save the one it was trained with in that folder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -7,6 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ._options import DType
+
+
+# How the library calls what the command calls PATH and OUT
+LIBRARY_NAMES = {"checkpoint": "PATH", "model": "PATH", "output": "OUT"}
+
 
 class Weights(str, Enum):
     """The choices of `--weights`."""
@@ -22,14 +28,6 @@ class Source(str, Enum):
 
     UNIFORM = "uniform"
     MASK = "mask"
-
-
-class DType(str, Enum):
-    """The choices of `--dtype`."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 def convert(
@@ -75,7 +73,8 @@ def convert(
     }
     options = {name: value for name, value in options.items() if value is not None}
     if to_pth and options:
-        raise typer.BadParameter(f"{', '.join(options)} cannot go with --to-pth", param_hint="--to-pth")
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        raise typer.BadParameter(f"{names} cannot go with it", param_hint="--to-pth")
 
     from ..conversion import convert_published_checkpoint, export_published_checkpoint
 
@@ -84,5 +83,10 @@ def convert(
         typer.echo(f"Wrote {out}")
         return
     result = convert_published_checkpoint(path, out, overwrite=overwrite, **options)
+    if max_position_embeddings is None:
+        length = result.config.max_position_embeddings
+        typer.echo(
+            f"Assumed a trained length of {length}, which the file does not tell: --max-position-embeddings", err=True
+        )
     kind = "an FS-DFM" if result.config.step_size_conditioning else "a DFM"
     typer.echo(f"Wrote {out}: {kind} of {result.num_parameters / 1e6:,.1f}M parameters, from {result.entry}")
