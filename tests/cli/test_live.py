@@ -2,6 +2,7 @@
 """Drafts on an emulated terminal, in this process."""
 
 import io
+import os
 
 import pyte
 import pytest
@@ -21,16 +22,16 @@ class FakeTerminal(io.StringIO):
         super().__init__()
         self.screen = pyte.HistoryScreen(columns, lines, history=1000)
         self.stream = pyte.Stream(self.screen)
-        self.monkeypatch = monkeypatch
+        self.size = os.terminal_size((columns, lines))
+        monkeypatch.setattr("os.get_terminal_size", lambda *descriptor: self.size)
         monkeypatch.setattr("sys.stdout", self)
         monkeypatch.setenv("TERM", "xterm-256color")
-        monkeypatch.delenv("NO_COLOR", raising=False)
-        self.resize(columns, lines)
+        for name in ("NO_COLOR", "COLUMNS", "LINES"):
+            monkeypatch.delenv(name, raising=False)
 
     def resize(self, columns: int, lines: int) -> None:
         self.screen.resize(lines, columns)
-        self.monkeypatch.setenv("COLUMNS", str(columns))
-        self.monkeypatch.setenv("LINES", str(lines))
+        self.size = os.terminal_size((columns, lines))
 
     def isatty(self) -> bool:
         return True
