@@ -134,6 +134,14 @@ def test_without_a_prompt_a_whole_block_is_written(generate, calls):
     assert "input_ids" not in calls[0]
 
 
+def test_json_holds_nothing_that_a_terminal_obeys(generate):
+    prompt = 'a\x1b[2J\x9b2J\x7f"你'
+    _, out, _ = generate(prompt, "--json", "--num-steps", 1)
+    assert json.loads(out)["prompt"] == prompt
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", out)
+    assert "你" in out
+
+
 @pytest.mark.parametrize("line_end", [b"", b"\n", b"\r\n"])
 def test_the_prompt_may_come_from_standard_input(generate, monkeypatch, line_end):
     type_on_stdin(monkeypatch, "Once,\r\nnaïve 🐶".encode() + line_end)

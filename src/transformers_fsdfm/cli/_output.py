@@ -1,10 +1,13 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """What goes into a command and what comes out: standard input and output, and files written all or not at all."""
 
+import json
 import os
+import re
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -17,6 +20,12 @@ CONTROL_PICTURES |= {0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd"
 def printable(text: str) -> str:
     """The text with pictures in place of control characters, tabs and line ends apart."""
     return text.translate(CONTROL_PICTURES)
+
+
+def to_json(record: Any) -> str:
+    """Indented, readable in any language, and with no character that a terminal would obey."""
+    text = json.dumps(record, ensure_ascii=False, indent=2)
+    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def read_text(name: str, given: str) -> str:

@@ -1,7 +1,6 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """What `fsdfm generate` and `fsdfm infill` have in common: they sample, and put the result out."""
 
-import json
 import secrets
 import sys
 import time as clock
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._output import printable, say, write_file, write_stdout
+from ._output import printable, say, to_json, write_file, write_stdout
 
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def put_out(
         texts (`list[list[Part]]`): the parts of each sample.
     """
     if as_json:
-        result = json.dumps(source | _record(samples, texts), ensure_ascii=False, indent=2) + "\n"
+        result = to_json(source | _record(samples, texts))
     else:
         result = "\n".join("".join(part.text for part in parts) + "\n" for parts in texts)
     if out is not None:

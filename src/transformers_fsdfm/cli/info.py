@@ -1,7 +1,6 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """`fsdfm info`."""
 
-import json
 import os
 import platform
 from importlib import metadata
@@ -33,11 +32,10 @@ def info(
       fsdfm info
       fsdfm info my-model --json
     """
-    from ._output import write_stdout
+    from ._output import to_json, write_stdout
 
     record = {"checkpoint": _describe_checkpoint(model), "devices": _devices(), "versions": _versions()}
-    text = json.dumps(record, ensure_ascii=False, indent=2) if as_json else "\n".join(_table(record))
-    write_stdout(text + "\n")
+    write_stdout(to_json(record) if as_json else "\n".join(_table(record)) + "\n")
 
 
 def _describe_checkpoint(model: str | None) -> dict[str, Any] | None:
