@@ -10,6 +10,7 @@ A row's loss is the mean over its positions that count (those whose label is not
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,8 +22,8 @@ from transformers_fsdfm.flow_fsdfm import Schedule
 
 
 IGNORE_INDEX = -100
-# A chunk has so many positions that their float32 logits fill about this much memory; a loss needs a few times that.
-LOGITS_CHUNK_BYTES = {"cpu": 2**27, "accelerator": 2**28}
+# A chunk has at most so many positions that their float32 logits fill this much memory; a loss needs a few times that.
+LOGITS_CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**28}
 
 PositionLoss = Callable[..., Tensor]
 HeadForward = Callable[[Tensor], Tensor]
@@ -132,7 +133,7 @@ class _KLDivergence(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, teacher_logits: Tensor) -> Tensor:
         log_q, log_p = logits.log_softmax(-1), teacher_logits.log_softmax(-1)
         p = log_p.exp()
-        loss = torch.linalg.vecdot(p, log_p.sub_(log_q).masked_fill_(p == 0, 0))  # 0 log 0 = 0
+        loss = log_p.sub_(log_q).mul_(p).masked_fill_(p == 0, 0).sum(-1)  # 0 log 0 = 0
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(log_q.exp_().sub_(p))
         return loss
@@ -323,6 +324,16 @@ def positions_per_chunk(vocab_size: int, device: torch.device) -> int:
     return max(1, LOGITS_CHUNK_BYTES["cpu" if device.type == "cpu" else "accelerator"] // (4 * vocab_size))
 
 
+def equal_chunks(values: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
+    """
+    Splits the first dimension into as few chunks as can be, none longer than `chunk_size`, at least one.
+
+    Their lengths differ by 1 at most: a short chunk at the end would cost nearly as much as a whole one, for each reads
+    the weights of the head and writes their gradient.
+    """
+    return values.tensor_split(max(1, math.ceil(len(values) / chunk_size)))
+
+
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Puts a module into eval mode, and afterwards each of its submodules back into the mode it was in."""
@@ -402,24 +413,25 @@ class _LossInChunks(torch.autograd.Function):
         hidden_states: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        weight, position_inputs = settings["weight"], settings["position_inputs"]
-        losses = torch.empty_like(weight)
-        hidden_grad = torch.empty_like(hidden_states) if needs_grad else None
+        weight = settings["weight"]
+        losses, hidden_grad = torch.empty_like(weight), torch.empty_like(hidden_states)
         parameter_grads: list[Tensor | None] = [None] * len(parameters)
+        by_position = hidden_states, weight, losses, hidden_grad, *settings["position_inputs"]
         # At least one chunk, if empty: ZeRO wants a gradient, be it zero, from every process.
-        for start in range(0, max(len(hidden_states), 1), settings["chunk_size"]):
-            chunk = slice(start, start + settings["chunk_size"])
+        for hidden, share, loss_out, grad_out, *inputs in zip(
+            *(equal_chunks(values, settings["chunk_size"]) for values in by_position), strict=True
+        ):
             with torch.set_grad_enabled(needs_grad):
-                hidden = hidden_states[chunk].detach().requires_grad_(needs_grad)
-                chunk_losses = settings["position_loss"](
-                    _at_least_float32(head_forward(hidden)), *(value[chunk] for value in position_inputs)
-                )
-            losses[chunk] = chunk_losses.detach()
+                hidden = hidden.detach().requires_grad_(needs_grad)
+                chunk_losses = settings["position_loss"](_at_least_float32(head_forward(hidden)), *inputs)
+            loss_out.copy_(chunk_losses.detach())
             if needs_grad:
-                hidden_grad[chunk], *grads = torch.autograd.grad(
-                    chunk_losses, (hidden, *parameters), weight[chunk].to(chunk_losses.dtype), allow_unused=True
+                grads = torch.autograd.grad(
+                    chunk_losses, (hidden, *parameters), share.to(chunk_losses.dtype), allow_unused=True
                 )
-                parameter_grads = list(map(_add, parameter_grads, grads))
+                grad_out.copy_(grads[0])
+                parameter_grads = list(map(_add, parameter_grads, grads[1:]))
+                del grads  # or they would be there beside the next chunk's logits
         ctx.grads = (hidden_grad, *parameter_grads)
         ctx.dtypes = [tensor.dtype for tensor in (hidden_states, *parameters)]
         ctx.mark_non_differentiable(losses)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from transformers_fsdfm.flow_fsdfm import candidate_hazard, jump_candidates
 
-from .losses import _call_as_forward, evaluation_mode, positions_per_chunk
+from .losses import _call_as_forward, equal_chunks, evaluation_mode, positions_per_chunk
 
 
 class _Scheme(NamedTuple):
@@ -118,7 +118,7 @@ def _jump(
 
     def move(head_forward: Callable[[Tensor], Tensor], hidden_states: Tensor) -> Tensor:
         size = chunk_size or positions_per_chunk(config.vocab_size, device)
-        chunks = zip(*(values.split(size) for values in (hidden_states, *per_candidate)), strict=True)
+        chunks = zip(*(equal_chunks(values, size) for values in (hidden_states, *per_candidate)), strict=True)
         return torch.cat([jump_candidates(solver, head_forward(hidden), *rest) for hidden, *rest in chunks])
 
     # One call of the head however many chunks: hooks that gather sharded weights must run equally often everywhere.

@@ -1,5 +1,6 @@
 import contextlib
 import math
+from itertools import accumulate
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers_fsdfm.trainer.losses import (
     chunked_path_loss,
     cross_entropy_loss,
     distillation_loss,
+    equal_chunks,
     evaluation_mode,
     path_loss,
     path_weight,
@@ -373,6 +375,25 @@ def test_no_large_tensor_outlives_its_chunk():
     assert largest <= max(2 * vocab_size, head.weight.numel())
 
 
+def peak_of_allocated_bytes(function):
+    """The most memory that tensors made by `function()` have at a time."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        function()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+def test_of_the_heads_gradient_there_is_the_sum_and_that_of_one_chunk():
+    head = nn.Linear(256, 1000)
+    hidden_states = torch.randn(2, 8, 256, generator=generator(0))
+    labels = torch.randint(1000, (2, 8), generator=generator(1))
+
+    def step():
+        chunked_cross_entropy_loss(head, hidden_states, labels, chunk_size=2).loss.backward()
+
+    assert 1 < peak_of_allocated_bytes(step) / head.weight.nbytes < 2.5
+
+
 def test_chunks_fill_the_memory_set_aside_for_them(monkeypatch):
     monkeypatch.setitem(losses.LOGITS_CHUNK_BYTES, "cpu", 4 * VOCAB * 3)
     assert positions_per_chunk(VOCAB, torch.device("cpu")) == 3
@@ -380,7 +401,18 @@ def test_chunks_fill_the_memory_set_aside_for_them(monkeypatch):
     head = random_head(1, RecordingHead)
     hidden_states, labels, *_ = random_batch()
     chunked_cross_entropy_loss(head, hidden_states, labels)
-    assert max(head.sizes) == 3
+    assert sorted(head.sizes) == [2, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("length", "chunk_size"), [(0, 3), (1, 3), (9, 3), (13, 3), (2048, 333)])
+def test_chunks_are_few_and_of_equal_length(length, chunk_size):
+    values = torch.arange(length)
+    chunks = equal_chunks(values, chunk_size)
+    sizes = [len(chunk) for chunk in chunks]
+    assert torch.equal(torch.cat(chunks), values)
+    assert len(chunks) == max(1, math.ceil(length / chunk_size))
+    assert max(sizes) <= chunk_size
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_without_gradient_nothing_is_differentiated():
