@@ -131,7 +131,7 @@ def test_damaged_files_are_named(copy):
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(copy):
     tiny_model(vocab_size=100, mask_token_id=None).save_pretrained(copy)
-    with pytest.raises(ValueError, match=r"has a tokenizer of 32\d tokens and a vocabulary of 100 only"):
+    with pytest.raises(ValueError, match="has a tokenizer of 319 tokens and a vocabulary of 100 only"):
         load(str(copy))
 
 

@@ -36,9 +36,16 @@ class LiveDrafts:
     """
 
     def __init__(self, wanted: bool) -> None:
-        self.console = Console(highlight=False)
+        self.console = Console(file=sys.stdout, highlight=False)
         self.is_shown = wanted and sys.stdout.isatty() and self.console.is_interactive
-        self._live = Live(console=self.console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        self._live = Live(
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="crop",
+        )
 
     def __enter__(self) -> "LiveDrafts":
         if self.is_shown:
@@ -100,11 +107,12 @@ class _Draft:
 
     def render(self, ids: list[int], status: str, console: Console) -> list[Text]:
         """The lines that fit on the screen, and the status below them."""
-        text = Text(end="")
+        text = Text()
         for style, content in self._parts(ids):
             text.append(content, style)
         self.shown_ids = ids
-        lines = list(text.wrap(console, console.width, overflow="fold"))
+        width = max(1, console.width - 1)  # terminals differ on what follows the last column
+        lines = list(text.wrap(console, width, overflow="fold"))
         room = max(1, console.height - 2)
         changed = [number for number, line in enumerate(lines) if any(span.style == CHANGED for span in line.spans)]
         if changed and not any(self.first_line <= number < self.first_line + room for number in changed):
