@@ -15,7 +15,7 @@ from .bound import BoundTotals, ByteCounter, byte_counter
 from .checkpointing import AtomicCheckpointMixin
 from .data import DataCollatorForDFM
 from .loss_guard import LossGuard
-from .losses import HeadLoss, chunked_cross_entropy_loss, chunked_path_loss, path_weight
+from .losses import HeadLoss, LossPart, chunked_loss, cross_entropy_part, path_part, path_weight
 from .noise import CleanBatch, draw_noisy_ids, random_state_kept, read_batch, seeded_generator
 from .step_sizes import draw_times, evaluation_times
 
@@ -79,6 +79,11 @@ class LossInForward:
     def __call__(self, head: nn.Module, hidden_states: Tensor) -> Tensor:
         loss, self.row_loss = self._compute(head, hidden_states)
         return loss
+
+
+def loss_in_forward(part: LossPart) -> LossInForward:
+    """One formula for all rows."""
+    return LossInForward(lambda head, hidden_states: chunked_loss(head, hidden_states, part))
 
 
 class DFMTrainer(AtomicCheckpointMixin, Trainer):
@@ -193,7 +198,7 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The loss of a micro-batch of training; draws its randomness, see the class."""
         batch = self._draw_training_batch(inputs)
-        loss_fn = LossInForward(lambda head, hidden_states: self._data_loss(head, hidden_states, batch))
+        loss_fn = loss_in_forward(self._data_part(batch))
         loss = self._forward(model, batch, loss_fn)
         self._guard.record(self.state.global_step, loss_fn.row_loss, batch.time, batch.step_size)
         return (loss, {"row_loss": loss_fn.row_loss}) if return_outputs else loss
@@ -248,15 +253,13 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
             )
         return loss
 
-    def _data_loss(
-        self, head: nn.Module, hidden_states: Tensor, batch: NoisyBatch, step_aware: bool = False
-    ) -> HeadLoss:
+    def _data_part(self, batch: NoisyBatch, step_aware: bool = False) -> LossPart:
         """The loss against data that this global step calls for."""
         labels = batch.clean.labels
         if self.args.loss_type == "cross_entropy" or self.state.global_step < self.args.cross_entropy_steps:
-            return chunked_cross_entropy_loss(head, hidden_states, labels)
+            return cross_entropy_part(labels)
         weight = path_weight(self._config.flow_schedule, batch.time, batch.step_size if step_aware else None)
-        return chunked_path_loss(head, hidden_states, labels, batch.noisy_ids, weight.to(labels.device))
+        return path_part(labels, batch.noisy_ids, weight.to(labels.device))
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self.control.should_log or self.control.should_evaluate or self.control.should_save:
@@ -308,11 +311,7 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
             noisy_ids = draw_noisy_ids(clean, time, self._config, generators)
             batch = NoisyBatch(clean, noisy_ids, time, step_size, generators)
             weight = path_weight(self._config.flow_schedule, time).to(noisy_ids.device)
-            loss_fn = LossInForward(
-                lambda head, hidden_states, batch=batch, weight=weight: chunked_path_loss(
-                    head, hidden_states, batch.clean.labels, batch.noisy_ids, weight
-                )
-            )
+            loss_fn = loss_in_forward(path_part(clean.labels, noisy_ids, weight))
             self._forward(model, batch, loss_fn)
             yield loss_fn.row_loss
 

@@ -4,6 +4,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from .arguments import FSDFMTrainingArguments
 from .dfm_trainer import DFMTrainer, LossInForward, NoisyBatch, RowSlice
 from .ema import ExponentialMovingAverage
-from .losses import HeadLoss, chunked_distillation_loss, evaluation_mode, two_part_loss
+from .losses import HeadLoss, chunked_loss, distillation_part, evaluation_mode
 from .noise import random_state_kept, seeded_generator
 from .sample_logging import SampleLoggingCallback, draw_samples, sample_metrics, write_samples
 from .shortcut_teacher import shortcut_target
@@ -188,40 +189,29 @@ class FSDFMTrainer(DFMTrainer):
         data_rows: Tensor,
         target: Tensor,
     ) -> HeadLoss:
-        """Both parts always run, if need be on no rows: their gathering of sharded weights needs all processes."""
-        data_index, taught_index = (rows.to(hidden_states.device) for rows in (data_rows, taught_rows))
+        """The losses against data and against the teacher, either possibly of no rows (FS-DFM eq. 4.5)."""
+        in_turn = torch.cat([data_rows, taught_rows]).to(hidden_states.device)
+        hidden_states, taught = hidden_states[in_turn], batch.rows(taught_rows)
+        data_part = self._data_part(batch.rows(data_rows), self.args.step_aware_path_loss)
+        taught_part = partial(distillation_part, taught.clean.labels, self._teacher_head(head), target)
+
+        def compute() -> HeadLoss:
+            loss = chunked_loss(head, hidden_states, data_part, taught_part(**self.args.distillation_options))
+            row_kl = loss.row_loss[len(data_rows) :]
+            if self.args.distillation_options != PLAIN_KL:
+                if not self._is_logged_next():
+                    return loss
+                with torch.no_grad():
+                    row_kl = chunked_loss(head, hidden_states[len(data_rows) :], taught_part(**PLAIN_KL)).row_loss
+            self._meter.add_kl(_level(taught.step_size), row_kl)
+            return loss
+
         with self._autocast():
-            data = self._data_loss(
-                head, hidden_states[data_index], batch.rows(data_rows), self.args.step_aware_path_loss
-            )
-            taught = self._distillation_loss(head, hidden_states[taught_index], batch.rows(taught_rows), target)
-        row_loss = torch.cat([data.row_loss, taught.row_loss])
-        in_order = torch.empty_like(row_loss).index_copy_(0, torch.cat([data_index, taught_index]), row_loss)
-        return HeadLoss(two_part_loss(data, taught), in_order)
-
-    def _distillation_loss(self, head: nn.Module, hidden_states: Tensor, batch: NoisyBatch, target: Tensor) -> HeadLoss:
-        options, labels = self.args.distillation_options, batch.clean.labels
-        target = target if len(labels) else hidden_states.detach()
-
-        def loss(**options: Any) -> HeadLoss:
-            return chunked_distillation_loss(head, hidden_states, labels, self._teacher_head(head), target, **options)
-
-        def losses() -> tuple[HeadLoss, Tensor | None]:
-            distilled = loss(**options)
-            if options == PLAIN_KL:
-                return distilled, distilled.row_loss
-            if not self._is_logged_next():
-                return distilled, None
-            with torch.no_grad():
-                return distilled, loss(**PLAIN_KL).row_loss
-
-        if self.teacher is None:
-            distilled, row_kl = losses()
-        else:
-            distilled, row_kl = with_weights_at_hand(self.teacher, losses, anchor=labels)
-        if row_kl is not None:
-            self._meter.add_kl(_level(batch.step_size), row_kl)
-        return distilled
+            if self.teacher is None:
+                loss, row_loss = compute()
+            else:
+                loss, row_loss = with_weights_at_hand(self.teacher, compute, anchor=in_turn)
+        return HeadLoss(loss, torch.empty_like(row_loss).index_copy_(0, in_turn, row_loss))
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         """For the teacher, whose weights are float32. DeepSpeed casts the student's weights and leaves autocast off."""

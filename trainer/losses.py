@@ -2,9 +2,9 @@
 """The losses: path loss, cross-entropy and distillation, each as a formula on logits and in a form that stores none.
 
 The formulas, [`path_loss`], [`cross_entropy_loss`] and [`distillation_loss`], map logits `(positions, vocab_size)` to
-one number for each position. Training calls their `chunked_...` twins, which start from hidden states: the head runs
-on a few hundred positions at a time, and the gradients of each chunk are taken at once, so that neither the forward nor
-the backward ever holds more than one chunk of logits, and no head matmul is done twice.
+one number for each position. Training starts from hidden states: `..._part` says which formula which rows take, and
+[`chunked_loss`] runs the head on a few hundred positions at a time and takes the gradients of each chunk at once, so
+that neither the forward nor the backward ever holds more than one chunk of logits, and no head matmul is done twice.
 
 A row's loss is the mean over its positions that count (those whose label is not -100), the loss is the mean over rows.
 """
@@ -13,7 +13,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ LOGITS_CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**28}
 
 PositionLoss = Callable[..., Tensor]
 HeadForward = Callable[[Tensor], Tensor]
+Result = TypeVar("Result")
 
 
 # ---- The formulas ----------------------------------------------------------------------------------------------------
@@ -198,49 +199,46 @@ class HeadLoss(NamedTuple):
     row_loss: Tensor
 
 
-def chunked_path_loss(
-    head: nn.Module,
-    hidden_states: Tensor,
-    labels: Tensor,
-    noisy_ids: Tensor,
-    weight: Tensor,
-    chunk_size: int | None = None,
-) -> HeadLoss:
+class LossPart(NamedTuple):
     """
-    [`path_loss`] of a batch.
+    The formula that some rows take, and what it needs beside their logits.
+
+    Attributes:
+        counted (`torch.BoolTensor` of shape `(rows, length)`): the positions over which a row's mean is taken.
+        position_loss (`Callable`): `(logits, *position_inputs) -> (n,)`, on n positions.
+        position_inputs (`tuple[torch.Tensor]`): of shape `(rows, length, ...)`.
+        teacher_head (`nn.Module`, *optional*): if given, the last input is hidden states of the teacher, in whose place
+            `position_loss` gets the logits that this head makes of them.
+    """
+
+    counted: Tensor
+    position_loss: PositionLoss
+    position_inputs: tuple[Tensor, ...]
+    teacher_head: nn.Module | None = None
+
+
+def path_part(labels: Tensor, noisy_ids: Tensor, weight: Tensor) -> LossPart:
+    """
+    Rows that take the [`path_loss`].
 
     Args:
-        head (`nn.Module`): hidden states `(n, hidden_size)` -> logits `(n, vocab_size)`; LoRA or quantisation inside it
-            is fine.
-        hidden_states (`torch.Tensor` of shape `(rows, length, hidden_size)`): the backbone's output.
         labels (`torch.LongTensor` of shape `(rows, length)`): x_1, or -100 at positions that do not count.
         noisy_ids (`torch.LongTensor` of shape `(rows, length)`): x_t.
         weight (`torch.Tensor` of shape `(rows,)`): from [`path_weight`].
-        chunk_size (`int`, *optional*): positions whose logits exist at a time; chosen by [`positions_per_chunk`] if not
-            given, from the `out_features` of the head.
     """
-    inputs = (labels, noisy_ids, weight[:, None].expand(labels.shape))
-    return chunked_head_loss(head, hidden_states, labels != IGNORE_INDEX, path_loss, inputs, chunk_size)
+    return LossPart(labels != IGNORE_INDEX, path_loss, (labels, noisy_ids, weight[:, None].expand(labels.shape)))
 
 
-def chunked_cross_entropy_loss(
-    head: nn.Module, hidden_states: Tensor, labels: Tensor, chunk_size: int | None = None
-) -> HeadLoss:
-    """[`cross_entropy_loss`] of a batch; arguments as in [`chunked_path_loss`]."""
-    return chunked_head_loss(head, hidden_states, labels != IGNORE_INDEX, cross_entropy_loss, (labels,), chunk_size)
+def cross_entropy_part(labels: Tensor) -> LossPart:
+    """Rows that take the [`cross_entropy_loss`]; `labels` as in [`path_part`]."""
+    return LossPart(labels != IGNORE_INDEX, cross_entropy_loss, (labels,))
 
 
-def chunked_distillation_loss(
-    head: nn.Module,
-    hidden_states: Tensor,
-    labels: Tensor,
-    teacher_head: nn.Module,
-    teacher_hidden_states: Tensor,
-    chunk_size: int | None = None,
-    **options: Any,
-) -> HeadLoss:
+def distillation_part(
+    labels: Tensor, teacher_head: nn.Module, teacher_hidden_states: Tensor, **options: Any
+) -> LossPart:
     """
-    [`distillation_loss`] of a batch; arguments as in [`chunked_path_loss`], and:
+    Rows that take the [`distillation_loss`].
 
     The target is an average of teacher logits, (l1 + 2 l2 + 2 l3 + l4) / 6 or (l1 + l2) / 2. A head is affine and the
     weights sum to 1, so the average of the logits is the head of the averaged hidden states: the teacher hands over
@@ -249,53 +247,39 @@ def chunked_distillation_loss(
     Args:
         labels (`torch.LongTensor` of shape `(rows, length)`): only read for where it is -100.
         teacher_head (`nn.Module`): the teacher's head, affine; used in eval mode and without gradient.
-        teacher_hidden_states (`torch.Tensor` of shape `(rows, length, hidden_size)`): from [`shortcut_target`].
+        teacher_hidden_states (`torch.Tensor` of shape `(rows, length, hidden_size)`): from [`shortcut_target`]; not
+            looked at if there are no rows.
         options: `temperature`, `top_k`, `top_p` and `confidence_weighting` of [`distillation_loss`].
     """
-
-    def loss_with(teacher_forward: HeadForward) -> HeadLoss:
-        def position_loss(logits: Tensor, teacher_hidden: Tensor) -> Tensor:
-            with torch.no_grad(), evaluation_mode(teacher_head):
-                teacher_logits = teacher_forward(teacher_hidden)
-            return distillation_loss(logits, teacher_logits, **options)
-
-        inputs = (teacher_hidden_states,)
-        return chunked_head_loss(head, hidden_states, labels != IGNORE_INDEX, position_loss, inputs, chunk_size)
-
-    return _with_frozen_head(teacher_head, loss_with, teacher_hidden_states)
+    position_loss = partial(distillation_loss, **options)
+    return LossPart(labels != IGNORE_INDEX, position_loss, (teacher_hidden_states,), teacher_head)
 
 
-def two_part_loss(*parts: HeadLoss) -> Tensor:
-    """The mean over the rows of all parts, no weight between them (FS-DFM eq. 4.5); scalar, carries the gradient."""
-    num_rows = sum(len(part.row_loss) for part in parts)
-    return sum(part.loss * (len(part.row_loss) / max(num_rows, 1)) for part in parts)
-
-
-def chunked_head_loss(
-    head: nn.Module,
-    hidden_states: Tensor,
-    counted: Tensor,
-    position_loss: PositionLoss,
-    position_inputs: tuple[Tensor, ...],
-    chunk_size: int | None = None,
-) -> HeadLoss:
+def chunked_loss(head: nn.Module, hidden_states: Tensor, *parts: LossPart, chunk_size: int | None = None) -> HeadLoss:
     """
-    Any loss that is a function of each position's logits, without ever holding the logits of all positions.
+    The mean over the rows of all parts, no weight between them, without ever holding the logits of all positions.
 
-    The gradients of a chunk are computed right after its loss and added up: one head matmul forward and two backward,
-    nothing stored but the gradients and nothing computed twice (recomputing the logits in the backward would cost a
-    fourth matmul, and the teacher's once more). What counts is only that the loss is linear in the numbers that
-    `position_loss` gives, with weights known in advance: the means over positions and rows.
+    The gradients of a chunk are computed right after its loss and added up, over all parts: one head matmul forward and
+    two backward, nothing stored but the gradients and nothing computed twice (recomputing the logits in the backward
+    would cost a fourth matmul, and the teacher's once more). What counts is only that the loss is linear in the numbers
+    that `position_loss` gives, with weights known in advance: the means over positions and rows.
 
     Everything happens inside one call of `head`, whose hooks thus gather sharded weights (ZeRO-3, FSDP2, offloading)
-    once, before the first chunk, and once more for the backward. Positions that do not count never reach the head. Mind
-    that float16 gradients may underflow here, for a gradient scaler acts only later; bfloat16 and float32 are fine.
+    once, before the first chunk, and once more for the backward; so does the head of a teacher. The hooks run, and the
+    weights get a gradient, whatever rows there are: other processes wait for both. Positions that do not count never
+    reach the head. Mind that float16 gradients may underflow here, for a gradient scaler acts only later; bfloat16 and
+    float32 are fine.
 
     Args:
-        counted (`torch.BoolTensor` of shape `(rows, length)`): the positions over which a row's mean is taken.
-        position_loss (`Callable`): `(logits, *position_inputs) -> (n,)`, on the n positions of a chunk.
-        position_inputs (`tuple[torch.Tensor]`): of shape `(rows, length, ...)`.
+        head (`nn.Module`): hidden states `(n, hidden_size)` -> logits `(n, vocab_size)`; LoRA or quantisation inside it
+            is fine.
+        hidden_states (`torch.Tensor` of shape `(rows, length, hidden_size)`): the backbone's output; the rows of the
+            first part, then those of the second.
+        parts ([`LossPart`]): any of them may have no rows.
+        chunk_size (`int`, *optional*): positions whose logits exist at a time; chosen by [`positions_per_chunk`] if not
+            given, from the `out_features` of the head.
     """
+    counted = torch.cat([part.counted for part in parts])
     if hidden_states.shape[:2] != counted.shape:
         raise ValueError(
             f"`labels` of shape {tuple(counted.shape)} do not match `hidden_states` of shape "
@@ -303,18 +287,20 @@ def chunked_head_loss(
         )
     if chunk_size is None:
         chunk_size = positions_per_chunk(_num_outputs(head), hidden_states.device)
+    chunks = [chunk for part in parts for chunk in _chunks(part, chunk_size)]
     position = counted.flatten().nonzero()[:, 0]
     row = position // counted.shape[1]
     row_share = 1 / counted.sum(-1)[row].float()
-    losses_of = partial(
-        _loss_in_chunks,
-        head=head,
-        weight=row_share / max(len(counted), 1),
-        position_loss=position_loss,
-        position_inputs=tuple(value.flatten(0, 1)[position] for value in position_inputs),
-        chunk_size=chunk_size,
-    )
-    loss, position_losses = _call_as_forward(head, losses_of, hidden_states.flatten(0, 1).index_select(0, position))
+    weight = row_share / max(len(counted), 1)
+
+    def compute() -> tuple[Tensor, Tensor]:
+        losses_of = partial(_loss_in_chunks, head=head, chunks=chunks, weight=weight)
+        return _call_as_forward(head, losses_of, hidden_states.flatten(0, 1).index_select(0, position))
+
+    for part in parts:
+        if part.teacher_head is not None:
+            compute = partial(_with_frozen_head, part.teacher_head, compute, hidden_states.detach())
+    loss, position_losses = compute()
     row_loss = row_share.new_zeros(len(counted)).index_add_(0, row, position_losses * row_share)
     return HeadLoss(loss, row_loss)
 
@@ -374,22 +360,52 @@ def _call_as_forward(
         restore()
 
 
-def _with_frozen_head(head: nn.Module, function: Callable[[HeadForward], HeadLoss], hidden_states: Tensor) -> HeadLoss:
-    """`function(head.forward)` between the hooks of `head`, which see no graph and so prepare no backward."""
+def _with_frozen_head(head: nn.Module, function: Callable[[], Result], anchor: Tensor) -> Result:
+    """
+    `function()`, which may call `head.forward`, between the hooks of `head`; these see no graph and so prepare no
+    backward.
+
+    Args:
+        anchor (`torch.Tensor`): any tensor on the device of the head that has no graph.
+    """
     results, grad_enabled = [], torch.is_grad_enabled()
 
-    def keep_result(forward: HeadForward, hidden_states: Tensor) -> Tensor:
+    def keep_result(forward: HeadForward, anchor: Tensor) -> Tensor:
         with torch.set_grad_enabled(grad_enabled):
-            results.append(function(forward))
-        return hidden_states
+            results.append(function())
+        return anchor
 
     with torch.no_grad():
-        _call_as_forward(head, keep_result, hidden_states)
+        _call_as_forward(head, keep_result, anchor)
     return results[0]
 
 
+class _Chunk(NamedTuple):
+    """Positions of a part whose logits exist at a time."""
+
+    part: LossPart
+    inputs: tuple[Tensor, ...]
+
+    def losses(self, logits: Tensor) -> Tensor:
+        """`(n,)` of logits `(n, vocab_size)`."""
+        *inputs, last = self.inputs
+        if self.part.teacher_head is not None:
+            with torch.no_grad(), evaluation_mode(self.part.teacher_head):
+                last = self.part.teacher_head.forward(last)  # its hooks have run
+        return self.part.position_loss(logits, *inputs, last)
+
+
+def _chunks(part: LossPart, chunk_size: int) -> list[_Chunk]:
+    """None if no position counts."""
+    position = part.counted.flatten().nonzero()[:, 0]
+    if not len(position):
+        return []
+    inputs = (equal_chunks(value.flatten(0, 1)[position], chunk_size) for value in part.position_inputs)
+    return [_Chunk(part, of_chunk) for of_chunk in zip(*inputs, strict=True)]
+
+
 def _loss_in_chunks(
-    head_forward: HeadForward, hidden_states: Tensor, *, head: nn.Module, **settings: Any
+    head_forward: HeadForward, hidden_states: Tensor, *, head: nn.Module, chunks: list[_Chunk], weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
     if any(not parameter.numel() for parameter in parameters):
@@ -398,7 +414,7 @@ def _loss_in_chunks(
             "of `target_modules`, or use ZeRO-2"
         )
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (hidden_states, *parameters))
-    return _LossInChunks.apply(head_forward, settings, needs_grad, hidden_states, *parameters)
+    return _LossInChunks.apply(head_forward, chunks, weight, needs_grad, hidden_states, *parameters)
 
 
 class _LossInChunks(torch.autograd.Function):
@@ -408,28 +424,26 @@ class _LossInChunks(torch.autograd.Function):
     def forward(
         ctx: Any,
         head_forward: HeadForward,
-        settings: dict[str, Any],
+        chunks: list[_Chunk],
+        weight: Tensor,
         needs_grad: bool,
         hidden_states: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        weight = settings["weight"]
         losses, hidden_grad = torch.empty_like(weight), torch.empty_like(hidden_states)
-        parameter_grads: list[Tensor | None] = [None] * len(parameters)
-        by_position = hidden_states, weight, losses, hidden_grad, *settings["position_inputs"]
-        # At least one chunk, if empty: ZeRO wants a gradient, be it zero, from every process.
-        for hidden, share, loss_out, grad_out, *inputs in zip(
-            *(equal_chunks(values, settings["chunk_size"]) for values in by_position), strict=True
-        ):
+        # DDP and ZeRO want a gradient, be it zero, from every process.
+        parameter_grads = [None if chunks else torch.zeros_like(parameter) for parameter in parameters]
+        sizes = [len(chunk.inputs[0]) for chunk in chunks]
+        by_chunk = (values.split(sizes) for values in (hidden_states, weight, losses, hidden_grad))
+        for chunk, hidden, share, losses_here, hidden_grad_here in zip(chunks, *by_chunk, strict=True):
             with torch.set_grad_enabled(needs_grad):
                 hidden = hidden.detach().requires_grad_(needs_grad)
-                chunk_losses = settings["position_loss"](_at_least_float32(head_forward(hidden)), *inputs)
-            loss_out.copy_(chunk_losses.detach())
+                chunk_losses = chunk.losses(_at_least_float32(head_forward(hidden)))
+            losses_here.copy_(chunk_losses.detach())
             if needs_grad:
-                grads = torch.autograd.grad(
-                    chunk_losses, (hidden, *parameters), share.to(chunk_losses.dtype), allow_unused=True
-                )
-                grad_out.copy_(grads[0])
+                share = share.to(chunk_losses.dtype)
+                grads = torch.autograd.grad(chunk_losses, (hidden, *parameters), share, allow_unused=True)
+                hidden_grad_here.copy_(grads[0])
                 parameter_grads = list(map(_add, parameter_grads, grads[1:]))
                 del grads  # or they would be there beside the next chunk's logits
         ctx.grads = (hidden_grad, *parameter_grads)
@@ -444,7 +458,7 @@ class _LossInChunks(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         scaled = (None if grad is None else grad.mul_(loss_grad) for grad in grads)
         cast = (None if grad is None else grad.to(dtype) for grad, dtype in zip(scaled, ctx.dtypes, strict=True))
-        return None, None, None, *cast
+        return None, None, None, None, *cast
 
 
 def _add(total: Tensor | None, grad: Tensor | None) -> Tensor | None:

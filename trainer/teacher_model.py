@@ -86,8 +86,8 @@ def with_weights_at_hand(module: nn.Module, function: Callable[[], Result], anch
     FSDP2 gathers what lies outside of the blocks (embedding, head) for the length of the outermost forward only.
 
     Args:
-        anchor (`torch.Tensor`): any tensor on the device of the module.
+        anchor (`torch.Tensor`): any tensor on the device of the module that has no graph.
     """
     if not isinstance(module, FSDPModule):
         return function()
-    return _with_frozen_head(module, lambda forward: function(), anchor)
+    return _with_frozen_head(module, function, anchor)

@@ -9,18 +9,17 @@ from torch import nn
 from transformers_fsdfm import Schedule
 from transformers_fsdfm.trainer import losses
 from transformers_fsdfm.trainer.losses import (
-    HeadLoss,
-    chunked_cross_entropy_loss,
-    chunked_distillation_loss,
-    chunked_path_loss,
+    chunked_loss,
     cross_entropy_loss,
+    cross_entropy_part,
     distillation_loss,
+    distillation_part,
     equal_chunks,
     evaluation_mode,
     path_loss,
+    path_part,
     path_weight,
     positions_per_chunk,
-    two_part_loss,
 )
 
 from ..conftest import generator
@@ -317,18 +316,17 @@ def chunked_and_plain(kind, head, teacher_head, chunk_size):
     logits = head(hidden_states).flatten(0, 1)
     clean_ids = labels.clamp_min(0).flatten()
     if kind == "path":
-        chunked = chunked_path_loss(head, hidden_states, labels, noisy_ids, weight, chunk_size)
+        part = path_part(labels, noisy_ids, weight)
         plain = path_loss(logits, clean_ids, noisy_ids.flatten(), weight.repeat_interleave(LENGTH))
     elif kind == "cross_entropy":
-        chunked = chunked_cross_entropy_loss(head, hidden_states, labels, chunk_size)
+        part = cross_entropy_part(labels)
         plain = cross_entropy_loss(logits, clean_ids)
     else:
         options = {"temperature": 2.0, "top_k": 4, "confidence_weighting": True} if kind == "top_k" else {}
         teacher_hidden = torch.randn(hidden_states.shape, generator=generator(5))
-        chunked = chunked_distillation_loss(
-            head, hidden_states, labels, teacher_head, teacher_hidden, chunk_size, **options
-        )
+        part = distillation_part(labels, teacher_head, teacher_hidden, **options)
         plain = distillation_loss(logits, teacher_head(teacher_hidden).flatten(0, 1), **options)
+    chunked = chunked_loss(head, hidden_states, part, chunk_size=chunk_size)
     return hidden_states, chunked, *mean_over_rows(plain.view(ROWS, LENGTH), labels)
 
 
@@ -350,8 +348,8 @@ def test_chunked_losses_equal_the_plain_ones_with_their_gradients(kind, chunk_si
 def test_the_head_never_sees_more_than_a_chunk_nor_positions_that_do_not_count():
     head, teacher_head = random_head(1, RecordingHead), random_head(2, RecordingHead)
     hidden_states, labels, *_ = random_batch()
-    loss = chunked_distillation_loss(head, hidden_states, labels, teacher_head, hidden_states.detach(), chunk_size=4)
-    loss.loss.backward()
+    part = distillation_part(labels, teacher_head, hidden_states.detach())
+    chunked_loss(head, hidden_states, part, chunk_size=4).loss.backward()
     assert max(head.sizes + teacher_head.sizes) == 4
     assert sum(head.sizes) == sum(teacher_head.sizes) == (labels != -100).sum()
 
@@ -371,7 +369,7 @@ def test_no_large_tensor_outlives_its_chunk():
             return result
 
     with Watch():
-        chunked_path_loss(head, hidden_states, labels, noisy_ids, weight, chunk_size=2).loss.backward()
+        chunked_loss(head, hidden_states, path_part(labels, noisy_ids, weight), chunk_size=2).loss.backward()
     assert largest <= max(2 * vocab_size, head.weight.numel())
 
 
@@ -387,9 +385,10 @@ def test_of_the_heads_gradient_there_is_the_sum_and_that_of_one_chunk():
     head = nn.Linear(256, 1000)
     hidden_states = torch.randn(2, 8, 256, generator=generator(0))
     labels = torch.randint(1000, (2, 8), generator=generator(1))
+    parts = cross_entropy_part(labels[:1]), distillation_part(labels[1:], nn.Linear(256, 1000), hidden_states[1:])
 
     def step():
-        chunked_cross_entropy_loss(head, hidden_states, labels, chunk_size=2).loss.backward()
+        chunked_loss(head, hidden_states, *parts, chunk_size=2).loss.backward()
 
     assert 1 < peak_of_allocated_bytes(step) / head.weight.nbytes < 2.5
 
@@ -400,7 +399,7 @@ def test_chunks_fill_the_memory_set_aside_for_them(monkeypatch):
     assert positions_per_chunk(10**9, torch.device("cpu")) == 1
     head = random_head(1, RecordingHead)
     hidden_states, labels, *_ = random_batch()
-    chunked_cross_entropy_loss(head, hidden_states, labels)
+    chunked_loss(head, hidden_states, cross_entropy_part(labels))
     assert sorted(head.sizes) == [2, 2, 3, 3, 3]
 
 
@@ -419,15 +418,15 @@ def test_without_gradient_nothing_is_differentiated():
     head = random_head()
     hidden_states, labels, *_ = random_batch()
     with torch.no_grad():
-        loss = chunked_cross_entropy_loss(head, hidden_states, labels)
+        loss = chunked_loss(head, hidden_states, cross_entropy_part(labels))
     assert not loss.loss.requires_grad
-    assert torch.allclose(loss.loss, chunked_cross_entropy_loss(head, hidden_states, labels).loss)
+    assert torch.allclose(loss.loss, chunked_loss(head, hidden_states, cross_entropy_part(labels)).loss)
 
 
 def test_frozen_heads_get_no_gradient_but_pass_it_on():
     head = random_head().requires_grad_(False)
     hidden_states, labels, *_ = random_batch()
-    chunked_cross_entropy_loss(head, hidden_states, labels, chunk_size=3).loss.backward()
+    chunked_loss(head, hidden_states, cross_entropy_part(labels), chunk_size=3).loss.backward()
     assert head.weight.grad is None
     assert hidden_states.grad.abs().sum() > 0
 
@@ -435,7 +434,7 @@ def test_frozen_heads_get_no_gradient_but_pass_it_on():
 def test_a_head_without_trained_backbone_gets_its_gradient():
     head = random_head()
     hidden_states, labels, *_ = random_batch()
-    chunked_cross_entropy_loss(head, hidden_states.detach(), labels).loss.backward()
+    chunked_loss(head, hidden_states.detach(), cross_entropy_part(labels)).loss.backward()
     assert head.weight.grad.abs().sum() > 0
 
 
@@ -443,7 +442,7 @@ def test_nothing_to_count_gives_zero_and_no_nan():
     head = random_head()
     hidden_states, labels, noisy_ids, weight = random_batch()
     for rows in (slice(0, 0), slice(ROWS - 1, ROWS)):
-        loss = chunked_path_loss(head, hidden_states[rows], labels[rows], noisy_ids[rows], weight[rows])
+        loss = chunked_loss(head, hidden_states[rows], path_part(labels[rows], noisy_ids[rows], weight[rows]))
         loss.loss.backward()
         assert loss.loss == 0
         assert (loss.row_loss == 0).all()
@@ -454,23 +453,62 @@ def test_nothing_to_count_gives_zero_and_no_nan():
 def test_gradients_accumulate_over_micro_batches():
     hidden_states, labels, *_ = random_batch()
     head, accumulated = random_head(), random_head()
-    whole = chunked_cross_entropy_loss(head, hidden_states, labels).loss
+    whole = chunked_loss(head, hidden_states, cross_entropy_part(labels)).loss
     whole.backward()
     for rows in (slice(0, 2), slice(2, 4)):
-        (chunked_cross_entropy_loss(accumulated, hidden_states[rows], labels[rows]).loss / 2).backward()
+        (chunked_loss(accumulated, hidden_states[rows], cross_entropy_part(labels[rows])).loss / 2).backward()
     assert torch.allclose(head.weight.grad, accumulated.weight.grad, atol=1e-6)
 
 
-def test_two_parts_are_averaged_over_all_their_rows():
-    parts = [HeadLoss(torch.tensor(2.0), torch.tensor([1.0, 3.0])), HeadLoss(torch.tensor(5.0), torch.tensor([5.0]))]
-    assert two_part_loss(*parts) == 3
-    assert two_part_loss(parts[0], HeadLoss(torch.tensor(0.0), torch.zeros(0))) == 2
+def two_parts(labels, noisy_ids, weight, teacher_head, teacher_hidden, num_data_rows):
+    """The first rows against data, the others against a teacher."""
+    data, taught = slice(num_data_rows), slice(num_data_rows, None)
+    return (
+        path_part(labels[data], noisy_ids[data], weight[data]),
+        distillation_part(labels[taught], teacher_head, teacher_hidden[taught]),
+    )
+
+
+@pytest.mark.parametrize("num_data_rows", range(ROWS + 1))
+def test_two_parts_are_averaged_over_all_their_rows(num_data_rows):
+    head, teacher_head = random_head(1), random_head(2)
+    hidden_states, labels, noisy_ids, weight = random_batch()
+    teacher_hidden = torch.randn(hidden_states.shape, generator=generator(5))
+    parts = two_parts(labels, noisy_ids, weight, teacher_head, teacher_hidden, num_data_rows)
+    chunked = chunked_loss(head, hidden_states, *parts, chunk_size=3)
+    logits, teacher_logits = head(hidden_states), teacher_head(teacher_hidden).detach()
+    clean_ids, weight = labels.clamp_min(0), weight[:, None].expand(labels.shape)
+    by_data = path_loss(logits, clean_ids, noisy_ids, weight)
+    by_teacher = distillation_loss(logits.flatten(0, 1), teacher_logits.flatten(0, 1)).view(ROWS, LENGTH)
+    is_data = torch.arange(ROWS)[:, None] < num_data_rows
+    loss, row_loss = mean_over_rows(torch.where(is_data, by_data, by_teacher), labels)
+    assert torch.allclose(chunked.loss, loss, atol=1e-6)
+    assert torch.allclose(chunked.row_loss, row_loss, atol=1e-6)
+    expected = gradients(loss, hidden_states, head)
+    for gradient, other in zip(gradients(chunked.loss, hidden_states, head), expected, strict=True):
+        assert torch.allclose(gradient, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_data_rows", [0, 1, ROWS])
+def test_heads_are_gathered_and_get_a_gradient_whatever_part_has_no_rows(num_data_rows):
+    """Other processes, which have other rows, wait for both."""
+    head, teacher_head, calls = random_head(1, RecordingHead), random_head(2, RecordingHead), []
+    for name, module in (("student", head), ("teacher", teacher_head)):
+        module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    hidden_states, labels, noisy_ids, weight = random_batch()
+    for kept in (labels, torch.full_like(labels, -100)):
+        parts = two_parts(kept, noisy_ids, weight, teacher_head, hidden_states.detach(), num_data_rows)
+        chunked_loss(head, hidden_states, *parts).loss.backward()
+    assert calls == ["teacher", "student"] * 2
+    assert 0 not in head.sizes + teacher_head.sizes
+    assert len(head.sizes) == (num_data_rows > 0) + (num_data_rows < ROWS)
+    assert all(parameter.grad is not None for parameter in head.parameters())
 
 
 def test_under_autocast_logits_are_float32_and_losses_near_those_of_float32():
     head, teacher_head = random_head(1), random_head(2)
     hidden_states, labels, noisy_ids, weight = random_batch()
-    exact = chunked_path_loss(head, hidden_states, labels, noisy_ids, weight, chunk_size=3)
+    exact = chunked_loss(head, hidden_states, path_part(labels, noisy_ids, weight), chunk_size=3)
     seen = []
 
     def watched(logits, *inputs):
@@ -478,9 +516,9 @@ def test_under_autocast_logits_are_float32_and_losses_near_those_of_float32():
         return path_loss(logits, *inputs)
 
     with torch.autocast("cpu", torch.bfloat16):
-        inputs = (labels, noisy_ids, weight[:, None].expand(labels.shape))
-        rough = losses.chunked_head_loss(head, hidden_states, labels != -100, watched, inputs, chunk_size=3)
-        distilled = chunked_distillation_loss(head, hidden_states, labels, teacher_head, hidden_states.detach())
+        part = path_part(labels, noisy_ids, weight)._replace(position_loss=watched)
+        rough = chunked_loss(head, hidden_states, part, chunk_size=3)
+        distilled = chunked_loss(head, hidden_states, distillation_part(labels, teacher_head, hidden_states.detach()))
     assert set(seen) == {torch.float32}
     assert rough.loss.dtype == distilled.loss.dtype == torch.float32
     assert torch.allclose(rough.loss, exact.loss, rtol=0.03)
@@ -500,8 +538,8 @@ def test_bfloat16_weights_add_up_their_gradients_in_float32():
     rounded, in_float32 = nn.Linear(HIDDEN, VOCAB).bfloat16(), head
     rounded.load_state_dict(head.state_dict())
     in_float32.load_state_dict(rounded.state_dict())
-    chunked_cross_entropy_loss(rounded, hidden_states.bfloat16(), labels, chunk_size=1).loss.backward()
-    chunked_cross_entropy_loss(in_float32, hidden_states.bfloat16().float(), labels, chunk_size=1).loss.backward()
+    chunked_loss(rounded, hidden_states.bfloat16(), cross_entropy_part(labels), chunk_size=1).loss.backward()
+    chunked_loss(in_float32, hidden_states.bfloat16().float(), cross_entropy_part(labels), chunk_size=1).loss.backward()
     assert rounded.weight.grad.dtype == torch.bfloat16
     error = (rounded.weight.grad.float() - in_float32.weight.grad).norm() / in_float32.weight.grad.norm()
     assert error < 0.01
@@ -515,7 +553,7 @@ def test_heads_wrapped_by_lora_train_their_adapter_alone():
     head = model["head"]
     nn.init.normal_(head.lora_B["default"].weight)
     hidden_states, labels, *_ = random_batch()
-    chunked_cross_entropy_loss(head, hidden_states, labels, chunk_size=3).loss.backward()
+    chunked_loss(head, hidden_states, cross_entropy_part(labels), chunk_size=3).loss.backward()
     plain = cross_entropy_loss(head(hidden_states).flatten(0, 1), labels.clamp_min(0).flatten())
     (expected,) = torch.autograd.grad(
         mean_over_rows(plain.view(ROWS, LENGTH), labels)[0], head.lora_A["default"].weight
@@ -530,7 +568,7 @@ def test_hooks_of_the_head_run_once_around_all_chunks():
     head.register_forward_pre_hook(lambda *_: calls.append("gather"))
     head.register_forward_hook(lambda *_: calls.append("release"))
     hidden_states, labels, *_ = random_batch()
-    chunked_cross_entropy_loss(head, hidden_states, labels, chunk_size=2)
+    chunked_loss(head, hidden_states, cross_entropy_part(labels), chunk_size=2)
     assert calls == ["gather", "release"]
     assert "forward" not in vars(head)
 
@@ -541,9 +579,8 @@ def test_a_teachers_head_is_gathered_once_too_and_may_be_the_students():
         for module in {head, teacher_head or head}:
             module.register_forward_pre_hook(lambda *_, calls=calls: calls.append("gather"))
         hidden_states, labels, *_ = random_batch()
-        loss = chunked_distillation_loss(
-            head, hidden_states, labels, teacher_head or head, 1 - hidden_states.detach(), chunk_size=2
-        ).loss
+        part = distillation_part(labels, teacher_head or head, 1 - hidden_states.detach())
+        loss = chunked_loss(head, hidden_states, part, chunk_size=2).loss
         assert calls == ["gather", "gather"]
         target = (teacher_head or head)(1 - hidden_states.detach()).detach()
         plain = distillation_loss(head(hidden_states).flatten(0, 1), target.flatten(0, 1)).view(ROWS, LENGTH)
@@ -557,10 +594,10 @@ def test_a_forward_that_another_library_put_on_the_head_is_used_and_kept():
     original = head.forward
     head.forward = replaced = lambda hidden_states: 2 * original(hidden_states)
     hidden_states, labels, *_ = random_batch()
-    loss = chunked_cross_entropy_loss(head, hidden_states, labels).loss
+    loss = chunked_loss(head, hidden_states, cross_entropy_part(labels)).loss
     assert head.forward is replaced
     del head.forward
-    assert loss != chunked_cross_entropy_loss(head, hidden_states, labels).loss
+    assert loss != chunked_loss(head, hidden_states, cross_entropy_part(labels)).loss
 
 
 def test_the_head_of_averaged_hidden_states_is_the_average_of_the_logits():
@@ -584,7 +621,7 @@ def test_the_teachers_head_runs_in_eval_mode_and_is_put_back():
     teacher_head, head = random_head(2, NoisyHead).train(), random_head(1)
     hidden_states, labels, *_ = random_batch()
     values = [
-        chunked_distillation_loss(head, hidden_states, labels, teacher_head, hidden_states.detach()).loss
+        chunked_loss(head, hidden_states, distillation_part(labels, teacher_head, hidden_states.detach())).loss
         for _ in range(2)
     ]
     assert values[0] == values[1]
@@ -604,15 +641,15 @@ def test_evaluation_mode_restores_every_module_on_its_own():
 def test_shape_mistakes_and_unknown_heads_are_named():
     hidden_states, labels, *_ = random_batch()
     with pytest.raises(ValueError, match="`labels`"):
-        chunked_cross_entropy_loss(random_head(), hidden_states, labels[:, 1:])
+        chunked_loss(random_head(), hidden_states, cross_entropy_part(labels[:, 1:]))
     with pytest.raises(ValueError, match="`chunk_size`"):
-        chunked_cross_entropy_loss(nn.Identity(), hidden_states, labels)
+        chunked_loss(nn.Identity(), hidden_states, cross_entropy_part(labels))
 
 
 def test_a_chunked_loss_can_be_differentiated_only_once():
     head = random_head()
     hidden_states, labels, *_ = random_batch()
-    loss = chunked_cross_entropy_loss(head, hidden_states, labels).loss
+    loss = chunked_loss(head, hidden_states, cross_entropy_part(labels)).loss
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="only once"):
         loss.backward()

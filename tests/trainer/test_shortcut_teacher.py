@@ -8,7 +8,7 @@ from torch import nn
 
 from transformers_fsdfm import FSDFMConfig, Schedule
 from transformers_fsdfm.flow_fsdfm import SOLVERS, solver_step
-from transformers_fsdfm.trainer.losses import chunked_distillation_loss
+from transformers_fsdfm.trainer.losses import chunked_loss, distillation_part
 from transformers_fsdfm.trainer.shortcut_teacher import shortcut_target
 
 from ..conftest import generator, tiny_model
@@ -252,7 +252,7 @@ def test_a_consistent_model_is_its_own_teacher_and_has_zero_distillation_loss():
     for method in ("rk4", "rk2"):
         target = shortcut_target(model, ids, time, step_size, method)
         hidden_states = model.model(ids, time, step_size).last_hidden_state
-        loss = chunked_distillation_loss(model.lm_head, hidden_states, ids, model.lm_head, target)
+        loss = chunked_loss(model.lm_head, hidden_states, distillation_part(ids, model.lm_head, target))
         assert loss.loss.abs() < 1e-6
 
 
