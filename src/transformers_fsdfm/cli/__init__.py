@@ -29,7 +29,11 @@ from typer.main import get_command
 COMMANDS = {
     "generate": "Write text, from a prompt or from nothing.",
     "infill": "Fill in the blanks of a text.",
+    "timeline": "Show when each token settled.",
+    "demo": "Play with a model on a page in the browser.",
     "info": "Show what a checkpoint is, and the devices and versions here.",
+    "evaluate": "Sample from models, score, compare and plot: a report with uncertainties.",
+    "trajectory": "Measure whether errors compound: few steps against many, from the same noisy text.",
     "convert": "Turn a published .pth checkpoint into a model folder, or back.",
     "pretrain": "Train a discrete flow-matching model (DFM) on text.",
     "distill": "Make a few-step model (FS-DFM) of a DFM.",
