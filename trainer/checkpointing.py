@@ -11,10 +11,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 
-# Where a checkpoint is written before it gets its name. `get_last_checkpoint` and the rotation do not look there.
+# Where a checkpoint is written before it gets its name, and deleted when it has lost it. Nobody looks for one there.
 STAGING_FOLDER = ".incomplete"
 
 
@@ -64,13 +64,8 @@ class AtomicCheckpointMixin:
             self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=run_dir,
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        if self.args.should_save and (self.args.save_total_limit or 0) > 0:
+            _delete_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in Trainer; every file appears under its name when it is complete."""
@@ -127,6 +122,20 @@ def _publish(staged: Path, final: Path) -> None:
     os.rename(staged, final)
     _flush(final.parent)
     shutil.rmtree(staged.parent, ignore_errors=True)
+
+
+def _delete_old_checkpoints(run_dir: str, limit: int, best: str | None) -> None:
+    """As `Trainer` does it, but each loses its name first, so that none is ever half of a checkpoint."""
+    checkpoints = sort_checkpoints(run_dir, use_mtime=True)
+    kept = {checkpoints[-1], *([] if best is None else [str(Path(best))])}
+    num_deleted = len(checkpoints) - max(limit, len(kept))
+    deleted = [checkpoint for checkpoint in checkpoints if checkpoint not in kept][: max(num_deleted, 0)]
+    trash = Path(run_dir, STAGING_FOLDER)
+    for checkpoint in deleted:
+        trash.mkdir(exist_ok=True)
+        os.rename(checkpoint, trash / f"deleted-{Path(checkpoint).name}")
+    if deleted:
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _move_files(staged: Path, folder: Path) -> None:
