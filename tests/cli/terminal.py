@@ -65,13 +65,13 @@ class Terminal:
     def press_ctrl_c(self) -> None:
         os.write(self._master, b"\x03")
 
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 150) -> None:
         """Reads what the process writes until the condition holds."""
         end = time.monotonic() + timeout
         while not condition():
             assert self._read(end - time.monotonic()), f"not seen; the screen shows {self.display!r}"
 
-    def finish(self, timeout: float = 60) -> int:
+    def finish(self, timeout: float = 150) -> int:
         """Reads to the end -> exit code."""
         end = time.monotonic() + timeout
         while self._read(end - time.monotonic()):

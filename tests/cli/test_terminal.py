@@ -131,7 +131,7 @@ cli.main()
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     process.send_signal(number)
-    shown, error = process.communicate(timeout=60)
+    shown, error = process.communicate(timeout=150)
     assert (process.returncode, shown, error) == (code, b"", b"")
     assert list(tmp_path.iterdir()) == [ready]
 
