@@ -11,7 +11,6 @@ On many GPUs: `accelerate launch --config_file ... -m transformers_fsdfm.trainer
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 
 from .arguments import FSDFMTrainingArguments
@@ -32,30 +31,23 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
     """
     sections = {"Model and tokenizer": TrainedModelArguments, "Data": DataArguments}
     parser = ScriptParser(prog, __doc__, sections, FSDFMTrainingArguments)
-    values = parser.read(sys.argv[1:] if arguments is None else arguments)
-    model_args, data_args = (parser.make(cls, values) for cls in sections.values())
-    args = parser.make(FSDFMTrainingArguments, values)
+    values = parser.read(arguments)
+    model_args, data_args, args = (parser.make(cls, values) for cls in (*sections.values(), FSDFMTrainingArguments))
 
     from . import script_models as models
     from .fsdfm_trainer import FSDFMTrainer
-    from .script_data import check_sources, log_amount, open_documents, packed_rows
+    from .script_data import log_amount, open_documents, packed_rows
     from .script_run import check_run, start_run, train_and_save
 
-    path = model_args.model_name_or_path
-    try:
+    with parser.mistakes_named():
         checkpoint = check_run(args, data_args)
-        check_sources(data_args)
-        config = models.read_config(path)
-        tokenizer = models.load_tokenizer(model_args.tokenizer or path)
-        models.check_tokenizer(tokenizer, config)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+        config, tokenizer = models.read_model(model_args)
 
     start_run(args, values, "distill")
     block_size = data_args.block_size or config.max_position_embeddings
     rows = packed_rows(open_documents(data_args, args), tokenizer, data_args, block_size, args)
     # What becomes an FS-DFM is not to be sharded before it is one.
-    model = models.load_model(path, args, whole=not config.step_size_conditioning)
+    model = models.load_model(model_args.model_name_or_path, args, whole=not config.step_size_conditioning)
     model.config.max_position_embeddings = block_size
     trainer = FSDFMTrainer(model, args, rows.train, rows.validation, processing_class=tokenizer)
     logger.info(f"Training {models.describe(trainer.model)}")

@@ -10,10 +10,10 @@ The adapter is saved alone: `PeftModel.from_pretrained(AutoModel.from_pretrained
 finetune --accelerate_config zero2 ...`.
 """
 
+import copy
 import dataclasses
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,31 +46,24 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
     """
     sections = {"Model and tokenizer": TrainedModelArguments, "Data": FinetuningDataArguments, "Adapter": LoraArguments}
     parser = ScriptParser(prog, __doc__, sections, FSDFMTrainingArguments, DEFAULTS)
-    values = parser.read(sys.argv[1:] if arguments is None else arguments)
+    values = parser.read(arguments)
     model_args, data_args, lora_args = (parser.make(cls, values) for cls in sections.values())
 
     from . import script_models as models
-    from .script_data import check_sources
     from .script_run import check_run, start_run, train_and_save
 
-    try:
-        check_sources(data_args)
-        path = model_args.model_name_or_path
-        config = models.read_config(path)
-        tokenizer = models.load_tokenizer(model_args.tokenizer or path)
-        models.check_tokenizer(tokenizer, config)
+    with parser.mistakes_named():
+        config, tokenizer = models.read_model(model_args)
         block_size = _block_size(data_args, config)
         objective = lora_args.objective or ("distill" if config.step_size_conditioning else "path")
-        args_class = _training_class(parser, values, objective)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    args = parser.make(args_class, values)
-    try:
+        args = parser.make(_training_class(parser, values, objective), values)
+        trained_config = _trained_config(config, args)
+        models.check_modules(lora_args, trained_config)
+        models.check_step_sizes(args, trained_config)
         checkpoint = check_run(args, data_args)
-    except ValueError as error:
-        parser.error(str(error))
 
     start_run(args, values, "finetune")
+    path = model_args.model_name_or_path
     trainer = _make_trainer(args, path, config, tokenizer, data_args, lora_args, block_size, checkpoint is not None)
     train_and_save(trainer, checkpoint)
     if lora_args.merge_adapter:
@@ -96,6 +89,16 @@ def _training_class(parser: ScriptParser, values: dict[str, Any], objective: str
     return DFMTrainingArguments
 
 
+def _trained_config(config: "FSDFMConfig", args: DFMTrainingArguments) -> "FSDFMConfig":
+    """That of the model which is trained: distillation makes an FS-DFM of a DFM first."""
+    if config.step_size_conditioning or not isinstance(args, FSDFMTrainingArguments):
+        return config
+    few_step = copy.deepcopy(config)
+    few_step.step_size_conditioning = True
+    few_step.step_size_embedding, few_step.step_size_fusion = args.step_size_embedding, args.step_size_fusion
+    return few_step
+
+
 def _make_trainer(
     args: DFMTrainingArguments,
     path: str,
@@ -107,14 +110,14 @@ def _make_trainer(
     is_resumed: bool,
 ) -> Any:
     import torch
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     from . import script_models as models
     from .dfm_trainer import DFMTrainer
     from .fsdfm_trainer import FSDFMTrainer
 
     rows, collator = _rows(data_args, tokenizer, block_size, args)
-    is_distillation = isinstance(args, FSDFMTrainingArguments)
-    becomes_few_step = is_distillation and not config.step_size_conditioning
+    becomes_few_step = _trained_config(config, args) is not config
     dtype = getattr(torch, lora_args.model_dtype)
     # The embedding of the step size starts without effect, and would stay so if it were frozen.
     peft_config = lora_args.peft_config(modules_to_save=("step_size_embedding",) if becomes_few_step else ())
@@ -122,12 +125,12 @@ def _make_trainer(
         model = models.few_step_base(path, args, dtype, is_resumed)
     else:
         model = models.load_model(path, args, dtype, whole=becomes_few_step)
-    if peft_config is not None and models.is_deepspeed_zero3_enabled():
+    if peft_config is not None and is_deepspeed_zero3_enabled():
         # ZeRO-3 wants one dtype for all that is trained; by default peft makes float32 of a part of it.
         from peft import get_peft_model
 
         model, peft_config = get_peft_model(model, peft_config, autocast_adapter_dtype=False), None
-    trainer = (FSDFMTrainer if is_distillation else DFMTrainer)(
+    trainer = (FSDFMTrainer if isinstance(args, FSDFMTrainingArguments) else DFMTrainer)(
         model, args, rows.train, rows.validation, collator, processing_class=tokenizer, peft_config=peft_config
     )
     logger.info(f"Training {models.describe(trainer.model)}")
@@ -146,8 +149,6 @@ def _rows(
 
     documents = open_documents(data_args, args)
     is_paired = has_pairs(documents.train, data_args)
-    if data_args.learn_padding and not is_paired:
-        raise ValueError("--learn_padding: packed text has no padding; the data has no prompts and completions")
     rows = (paired_rows if is_paired else packed_rows)(documents, tokenizer, data_args, block_size, args)
     log_amount(rows, block_size)
     if data_args.learn_padding:

@@ -11,8 +11,6 @@ On many GPUs: `accelerate launch --config_file ... -m transformers_fsdfm.trainer
 """
 
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +21,8 @@ from .script_parser import ScriptParser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from transformers_fsdfm import FSDFMConfig
 
     from .script_data import Splits
 
@@ -40,27 +40,24 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
     """
     sections = {"Model and tokenizer": NewModelArguments, "Data": DataArguments}
     parser = ScriptParser(prog, __doc__, sections, DFMTrainingArguments)
-    values = parser.read(sys.argv[1:] if arguments is None else arguments)
-    model_args, data_args = (parser.make(cls, values) for cls in sections.values())
-    args = parser.make(DFMTrainingArguments, values)
+    values = parser.read(arguments)
+    model_args, data_args, args = (parser.make(cls, values) for cls in (*sections.values(), DFMTrainingArguments))
 
     from . import script_models as models
     from .dfm_trainer import DFMTrainer
-    from .script_data import check_sources, log_amount, open_documents, packed_rows
+    from .script_data import log_amount, open_documents, packed_rows
     from .script_run import check_run, start_run, train_and_save
 
-    try:
+    with parser.mistakes_named():
         checkpoint = check_run(args, data_args)
-        check_sources(data_args)
-        config, tokenizer = _check_model(model_args, data_args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+        config, tokenizer = _read_model(model_args, data_args)
+        models.check_step_sizes(args, config)
 
     start_run(args, values, "pretrain")
     documents = open_documents(data_args, args)
     block_size = data_args.block_size or config.max_position_embeddings
     if tokenizer is None:
-        tokenizer = _trained_tokenizer(documents, model_args, data_args, args, block_size, checkpoint is not None)
+        tokenizer = _trained_tokenizer(documents, model_args, data_args, args, block_size, checkpoint)
     if model_args.model_name_or_path is None:
         model = models.new_model(models.new_config(model_args, block_size, tokenizer), args.seed)
     else:
@@ -74,21 +71,24 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
     trainer.accelerator.end_training()
 
 
-def _check_model(model_args: NewModelArguments, data_args: DataArguments) -> tuple:
+def _read_model(
+    model_args: NewModelArguments, data_args: DataArguments
+) -> "tuple[FSDFMConfig, PreTrainedTokenizerBase | None]":
     """The configuration, as far as it is known before the data is read, and the tokenizer, if it is there."""
     from . import script_models as models
 
-    path = model_args.model_name_or_path
+    if model_args.model_name_or_path is not None:
+        config, tokenizer = models.read_model(model_args)
+        if config.step_size_conditioning:
+            raise ValueError(
+                f"--model_name_or_path {model_args.model_name_or_path} is an FS-DFM; `distill` and `finetune` go on "
+                "with one"
+            )
+        return config, tokenizer
     tokenizer = None
     if model_args.train_tokenizer_vocab_size is None:
-        tokenizer = models.load_tokenizer(model_args.tokenizer or path)
-    if path is None:
-        return models.new_config(model_args, data_args.block_size, tokenizer), tokenizer
-    config = models.read_config(path)
-    if config.step_size_conditioning:
-        raise ValueError(f"--model_name_or_path {path} is an FS-DFM; `distill` and `finetune` go on with one")
-    models.check_tokenizer(tokenizer, config)
-    return config, tokenizer
+        tokenizer = models.load_tokenizer(model_args.tokenizer)
+    return models.new_config(model_args, data_args.block_size, tokenizer), tokenizer
 
 
 def _trained_tokenizer(
@@ -97,15 +97,16 @@ def _trained_tokenizer(
     data_args: DataArguments,
     args: DFMTrainingArguments,
     block_size: int,
-    is_resumed: bool,
+    checkpoint: str | None,
 ) -> "PreTrainedTokenizerBase":
-    """Trained by one process and saved in the run folder, where all load it."""
+    """That of the checkpoint; else trained by one process and saved in the run folder, where all load it."""
     from .script_models import load_tokenizer
     from .tokenizer import train_tokenizer
 
-    is_there = is_resumed and os.path.isfile(os.path.join(args.output_dir, "tokenizer.json"))
+    if checkpoint is not None:
+        return load_tokenizer(checkpoint)
     with args.main_process_first(local=False, desc="training the tokenizer"):
-        if args.process_index == 0 and not is_there:
+        if args.process_index == 0:
             texts, max_documents = documents.train, data_args.max_train_documents
             if max_documents is not None:
                 texts = texts.take(max_documents)

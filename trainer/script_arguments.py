@@ -18,6 +18,7 @@ OBJECTIVES = ("path", "distill")
 MODEL_DTYPES = ("float32", "bfloat16")
 MODEL_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "conditioning_size")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
+ALL_LINEAR = "all-linear"
 
 
 def argument(help: str, default: Any = None, choices: tuple[str, ...] | None = None) -> Any:
@@ -106,7 +107,9 @@ class DataArguments:
         "Turn the text of a corpus into natural text first.", choices=tuple(DETOKENIZERS)
     )
     max_train_documents: int | None = argument("Take only so many documents from the beginning.")
-    max_validation_documents: int | None = argument("The same for validation.")
+    max_validation_documents: int | None = argument(
+        "The same for validation; of a dataset id that is streamed, 1000 by default."
+    )
     num_proc: int | None = argument("Processes that tokenise.")
     data_cache: str | None = argument("Folder for tokenised data; the cache of `datasets` by default.")
 
@@ -125,6 +128,13 @@ class DataArguments:
                 raise ValueError(f"--{name} must be at least 1, but got {value}")
         if self.max_validation_documents is not None and not self.has_validation_source:
             raise ValueError("--max_validation_documents has no effect without --validation_data")
+        if self.streaming and not self.has_validation_source:
+            self._refuse_options(("num_proc", "data_cache"), "a stream")
+
+    def _refuse_options(self, names: tuple[str, ...], data: str) -> None:
+        for field in dataclasses.fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise ValueError(f"--{field.name} has no effect on {data}")
 
     @property
     def has_validation_source(self) -> bool:
@@ -150,6 +160,21 @@ class FinetuningDataArguments(DataArguments):
         False,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data_format != "auto":
+            self.check_format(self.data_format == "pairs")
+
+    def check_format(self, is_paired: bool) -> None:
+        """
+        Raises:
+            `ValueError`: if an argument is set that belongs to the other format of the data.
+        """
+        if is_paired:
+            self._refuse_options(("text_column", "detokenizer"), "pairs of prompt and completion")
+        else:
+            self._refuse_options(("prompt_column", "completion_column", "learn_padding"), "text without pairs")
+
 
 @dataclass
 class LoraArguments:
@@ -163,7 +188,9 @@ class LoraArguments:
     lora_rank: int = argument("Rank of the adapter; 0 trains all weights and no adapter.", 16)
     lora_alpha: float | None = argument("Scale of the adapter, times its rank; 2 x rank by default.")
     lora_dropout: float = argument("Dropout in front of the adapter.", 0.0)
-    lora_target_modules: list[str] | None = argument(f"Layers with an adapter; {' '.join(LORA_TARGETS)} by default.")
+    lora_target_modules: list[str] | None = argument(
+        f"Layers with an adapter, or {ALL_LINEAR}: all but the head; {' '.join(LORA_TARGETS)} by default."
+    )
     lora_modules_to_save: list[str] | None = argument(
         "Modules to train whole and save with the adapter; step_size_embedding by default when an FS-DFM is being made "
         "of a DFM."
@@ -178,6 +205,9 @@ class LoraArguments:
             raise ValueError(f"--lora_dropout must be in [0, 1), but got {self.lora_dropout}")
         if self.lora_alpha is not None and self.lora_alpha <= 0:
             raise ValueError(f"--lora_alpha must be > 0, but got {self.lora_alpha}")
+        targets = self.lora_target_modules or ()
+        if ALL_LINEAR in targets and len(targets) > 1:
+            raise ValueError(f"--lora_target_modules: {ALL_LINEAR} stands alone, but got {' '.join(targets)}")
         if self.lora_rank == 0:
             self._check_full_training()
 
@@ -197,11 +227,12 @@ class LoraArguments:
             return None
         from peft import LoraConfig
 
+        targets = list(self.lora_target_modules or LORA_TARGETS)
         return LoraConfig(
             r=self.lora_rank,
             lora_alpha=2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
             lora_dropout=self.lora_dropout,
-            target_modules=list(self.lora_target_modules or LORA_TARGETS),
+            target_modules=ALL_LINEAR if targets == [ALL_LINEAR] else targets,
             modules_to_save=list(self.lora_modules_to_save or modules_to_save) or None,
             task_type="CAUSAL_LM",
         )

@@ -17,6 +17,7 @@ from .script_arguments import DataArguments, FinetuningDataArguments
 logger = logging.getLogger(__name__)
 
 ID_VALIDATION_SPLIT = "validation"
+STREAMED_VALIDATION_DOCUMENTS = 1000
 
 
 class Splits(NamedTuple):
@@ -43,7 +44,9 @@ def check_sources(args: DataArguments) -> None:
             raise FileNotFoundError(f"--{name}: {error}") from None
     if args.train_split and not is_id[0]:
         raise ValueError("--train_split belongs to a dataset id, but --train_data is local files")
-    for name in ("data_config", "data_revision", "validation_split"):
+    if args.validation_split and not is_id[-1]:
+        raise ValueError("--validation_split belongs to a dataset id, but the text to evaluate on is local files")
+    for name in ("data_config", "data_revision"):
         if getattr(args, name) and not any(is_id):
             raise ValueError(f"--{name} belongs to a dataset id, but the data is local files")
 
@@ -78,7 +81,7 @@ def _load_validation(args: DataArguments) -> Dataset:
     documents = _load(args, source, args.validation_split or ID_VALIDATION_SPLIT, is_stream)
     if not is_stream:
         return documents
-    return Dataset.from_list(list(documents.take(args.max_validation_documents or 1000)))
+    return Dataset.from_list(list(documents.take(args.max_validation_documents or STREAMED_VALIDATION_DOCUMENTS)))
 
 
 def packed_rows(
@@ -155,11 +158,18 @@ def _hold_out(rows: Dataset, share: float) -> tuple[Dataset, Dataset]:
 
 
 def has_pairs(documents: Dataset | IterableDataset, args: FinetuningDataArguments) -> bool:
-    """Whether the data is pairs of prompt and completion."""
+    """
+    Whether the data is pairs of prompt and completion.
+
+    Raises:
+        `ValueError`: if it is not what the arguments are made for.
+    """
     if args.data_format != "auto":
         return args.data_format == "pairs"
     columns = documents.column_names or list(next(iter(documents), {}))
-    return {args.prompt_column, args.completion_column} <= set(columns)
+    is_paired = {args.prompt_column, args.completion_column} <= set(columns)
+    args.check_format(is_paired)
+    return is_paired
 
 
 def log_amount(rows: Splits, block_size: int) -> None:

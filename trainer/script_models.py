@@ -11,23 +11,33 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
-from transformers.integrations.deepspeed import (
-    is_deepspeed_zero3_enabled,
-    set_hf_deepspeed_config,
-    unset_hf_deepspeed_config,
-)
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from transformers_fsdfm import FSDFMConfig, FSDFMForDiffusionLM
 from transformers_fsdfm.hub_configs import available_configs
 
+from .arguments import DFMTrainingArguments
 from .packing import check_settings
-from .script_arguments import NewModelArguments
+from .script_arguments import ALL_LINEAR, LoraArguments, NewModelArguments, TrainedModelArguments
 
 
 logger = logging.getLogger(__name__)
 
 
-def read_config(path: str) -> FSDFMConfig:
+def read_model(args: TrainedModelArguments | NewModelArguments) -> tuple[FSDFMConfig, PreTrainedTokenizerBase]:
+    """
+    The configuration and the tokenizer of the model to start from.
+
+    Raises:
+        `ValueError`: if there is none, or they do not fit.
+    """
+    config = _read_config(args.model_name_or_path)
+    tokenizer = load_tokenizer(args.tokenizer or args.model_name_or_path)
+    check_tokenizer(tokenizer, config)
+    return config, tokenizer
+
+
+def _read_config(path: str) -> FSDFMConfig:
     """
     The configuration of a trained model: a folder or a hub id.
 
@@ -41,6 +51,8 @@ def read_config(path: str) -> FSDFMConfig:
     try:
         settings, _ = FSDFMConfig.get_config_dict(path)
     except OSError as error:
+        if os.path.isfile(os.path.join(path, "config.json")):
+            raise ValueError(f"--model_name_or_path {path}: {error}") from error
         raise ValueError(
             f"--model_name_or_path {path} is no model folder, and no hub id that can be reached"
         ) from error
@@ -114,15 +126,14 @@ def _num_data_tokens(tokenizer: PreTrainedTokenizerBase, source_distribution: st
     return size
 
 
-def load_tokenizer(path: str, model_max_length: int | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """A tokenizer that pads on the left, as prompts need, and has an EOS token."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"--tokenizer {path} can't be loaded: {' '.join(str(error).split())[:200]}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} has no tokenizer that can be loaded (set --tokenizer): {reason}") from error
     check_settings(tokenizer)
-    if model_max_length is not None:
-        tokenizer.model_max_length = model_max_length
     return tokenizer
 
 
@@ -134,6 +145,18 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: FSDFMConfig) -> 
     num_tokens = _num_data_tokens(tokenizer, config.source_distribution)
     if num_tokens > config.vocab_size:
         raise ValueError(f"The tokenizer has {num_tokens} tokens, the model only {config.vocab_size}; pass --tokenizer")
+
+
+def check_step_sizes(args: DFMTrainingArguments, config: FSDFMConfig) -> None:
+    """
+    Args:
+        config ([`FSDFMConfig`]): of the model that is trained.
+
+    Raises:
+        `ValueError`: if step sizes are set for a model that takes none.
+    """
+    if not config.step_size_conditioning and args.num_step_size_levels != DFMTrainingArguments.num_step_size_levels:
+        raise ValueError("--num_step_size_levels has no effect on a plain DFM, which takes no step size")
 
 
 def new_model(config: FSDFMConfig, seed: int) -> FSDFMForDiffusionLM:
@@ -189,6 +212,23 @@ def few_step_base(path: str, args: Any, dtype: torch.dtype, is_resumed: bool) ->
     return load_model(str(folder), args, dtype)
 
 
+def check_modules(args: LoraArguments, config: FSDFMConfig) -> None:
+    """
+    Args:
+        config ([`FSDFMConfig`]): of the model below the adapter.
+
+    Raises:
+        `ValueError`: if the adapter is to have modules that the model lacks; peft passes over them.
+    """
+    with torch.device("meta"):
+        names = [name for name, _ in FSDFMForDiffusionLM(config).named_modules()]
+    known = sorted({name.rpartition(".")[2] for name in names if not name[-1:].isdigit()} - {""})
+    for argument in ("lora_target_modules", "lora_modules_to_save"):
+        for wanted in getattr(args, argument) or ():
+            if wanted != ALL_LINEAR and not any(f".{name}".endswith(f".{wanted}") for name in names):
+                raise ValueError(f"--{argument}: the model has no {wanted}, only {', '.join(known)}")
+
+
 def describe(model: Any) -> str:
     """Kind and size of a model."""
     kind = "an FS-DFM" if model.config.step_size_conditioning else "a DFM"
@@ -208,14 +248,15 @@ def save_merged(adapter: str, model: FSDFMForDiffusionLM, folder: str) -> None:
 
 
 __all__ = [
+    "check_modules",
+    "check_step_sizes",
     "check_tokenizer",
     "describe",
     "few_step_base",
-    "is_deepspeed_zero3_enabled",
     "load_model",
     "load_tokenizer",
     "new_config",
     "new_model",
-    "read_config",
+    "read_model",
     "save_merged",
 ]

@@ -2,11 +2,13 @@
 """The command line of the scripts: dataclasses, a YAML file below the arguments, and a help that can be read."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import json
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -48,6 +50,7 @@ COMMON_TRAINING_ARGUMENTS = (
     "save_total_limit",
     "load_best_model_at_end",
 )
+OF_THE_PARSER = frozenset(("config", "help", "help_all"))  # its own arguments, which no dataclass has
 LAST_CHECKPOINT, NEWEST_IF_ANY = "last", "auto"
 CHANGED_HELP = {
     "output_dir": "The run folder: model, tokenizer, checkpoints, settings and logs. Required.",
@@ -97,14 +100,14 @@ class ScriptParser(HfArgumentParser):
             if action.dest == "resume_from_checkpoint":
                 action.nargs, action.const = "?", LAST_CHECKPOINT
 
-    def read(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """All values, from the command line, the file of `--config` and the defaults."""
-        arguments = list(arguments)
+    def read(self, arguments: Sequence[str] | None = None) -> dict[str, Any]:
+        """All values, from the command line (or `arguments`), the file of `--config` and the defaults."""
+        arguments = list(sys.argv[1:] if arguments is None else arguments)
         config = self._find_config(arguments)
         namespace, unknown = self.parse_known_args([*self._arguments_in_file(config), *arguments])
         if unknown:
             self._refuse(unknown)
-        values = {name: value for name, value in vars(namespace).items() if name not in ("config", "help", "help_all")}
+        values = {name: value for name, value in vars(namespace).items() if name not in OF_THE_PARSER}
         if not values["output_dir"]:
             self.error("give the run folder: --output_dir")
         return values
@@ -112,9 +115,15 @@ class ScriptParser(HfArgumentParser):
     def make(self, cls: type[Arguments], values: dict[str, Any]) -> Arguments:
         """An instance of a dataclass, of the values that are its own."""
         names = {field.name for field in dataclasses.fields(cls) if field.init}
-        try:
+        with self.mistakes_named():
             return cls(**{name: value for name, value in values.items() if name in names})
-        except (ValueError, ImportError, FileNotFoundError) as error:
+
+    @contextlib.contextmanager
+    def mistakes_named(self) -> Iterator[None]:
+        """Inside the `with` block, what is found to be wrong ends the process as a mistyped argument does."""
+        try:
+            yield
+        except (ValueError, ImportError, OSError) as error:
             self.error(str(error))
 
     def error(self, message: str) -> NoReturn:
@@ -135,6 +144,8 @@ class ScriptParser(HfArgumentParser):
             self.error(f"--config {config} can't be read: {error}")
         if not isinstance(values, dict):
             self.error(f"--config {config} must have lines `argument: value`")
+        if misplaced := OF_THE_PARSER.intersection(values):
+            self.error(f"--config {config}: {', '.join(sorted(misplaced))} can't stand in the file")
         return [argument for name, value in values.items() for argument in _as_arguments(str(name), value)]
 
     def _refuse(self, unknown: list[str]) -> None:

@@ -18,9 +18,11 @@ import datasets
 import transformers
 import yaml
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import get_last_checkpoint
 
 from .script_arguments import DataArguments
+from .script_data import check_sources
 from .script_parser import LAST_CHECKPOINT, NEWEST_IF_ANY, plain_value
 
 
@@ -51,9 +53,11 @@ def check_run(args: TrainingArguments, data_args: DataArguments) -> str | None:
         `str` or None: the folder of the checkpoint to go on from.
 
     Raises:
-        `ValueError`: if settings contradict each other, something that they need is not installed, or the run folder
-            is one of an earlier run.
+        `ValueError`: if a setting is out of range, settings contradict each other, something that they need is not
+            installed, or the run folder is one of an earlier run.
+        `FileNotFoundError`: if a file of the data is not there.
     """
+    _check_ranges(args)
     if data_args.streaming and args.max_steps <= 0:
         raise ValueError("--streaming needs --max_steps: a stream does not say how long it is")
     has_validation = data_args.has_validation_source or data_args.validation_share
@@ -63,7 +67,25 @@ def check_run(args: TrainingArguments, data_args: DataArguments) -> str | None:
         packages = REPORT_PACKAGES.get(backend, ())
         if packages and not any(importlib.util.find_spec(package) for package in packages):
             raise ValueError(f"--report_to {backend}: the package is not installed (pip install {packages[0]})")
+    check_sources(data_args)
     return _checkpoint_to_resume(args)
+
+
+def _check_ranges(args: TrainingArguments) -> None:
+    """What `TrainingArguments` lets pass, and `Trainer` would stumble over when the data is there."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, but got {getattr(args, name)}")
+    if args.max_steps == 0 or args.max_steps < -1:
+        raise ValueError(f"--max_steps must be at least 1, but got {args.max_steps}")
+    if args.max_steps == -1 and args.num_train_epochs <= 0:
+        raise ValueError(f"--num_train_epochs must be > 0, but got {args.num_train_epochs}")
+    if args.learning_rate < 0:
+        raise ValueError(f"--learning_rate must be >= 0, but got {args.learning_rate}")
+    try:
+        get_reporting_integration_callbacks(args.report_to)
+    except ValueError as error:
+        raise ValueError(f"--report_to {' '.join(args.report_to)}: {error}") from error
 
 
 def _checkpoint_to_resume(args: TrainingArguments) -> str | None:
@@ -91,7 +113,7 @@ def start_run(args: TrainingArguments, values: dict[str, Any], script: str) -> N
 
     Args:
         values (`dict[str, Any]`): all arguments, as [`ScriptParser.read`] gives them; they become `run.yaml`, a file
-            for `--config`.
+            for `--config` that repeats the run from its beginning. Access tokens are left out.
         script (`str`): the name of the script.
     """
     set_seed(args.seed)
@@ -103,7 +125,9 @@ def start_run(args: TrainingArguments, values: dict[str, Any], script: str) -> N
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _log_to(folder / LOG_FILE, args.get_process_log_level())
-    settings = {name: plain_value(value) for name, value in sorted(values.items()) if value is not None}
+    kept = {name: value for name, value in values.items() if value is not None and not name.endswith("_token")}
+    kept.pop("resume_from_checkpoint", None)
+    settings = {name: plain_value(value) for name, value in sorted(kept.items())}
     (folder / SETTINGS_FILE).write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     with open(folder / ENVIRONMENT_FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps({"script": script, "processes": args.world_size, **environment()}) + "\n")
@@ -136,12 +160,23 @@ def environment() -> dict[str, Any]:
             continue
     return {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": _without_access_tokens(sys.argv),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
         "git": git_revision(Path(__file__).parent),
     }
+
+
+def _without_access_tokens(command: list[str]) -> list[str]:
+    """The command line with `...` in the place of the value of `--hub_token`."""
+    shown, is_secret = [], False
+    for word in command:
+        name, equals, _ = word.partition("=")
+        is_token = name.startswith("--") and name.endswith("token")
+        shown.append("..." if is_secret else f"{name}=..." if is_token and equals else word)
+        is_secret = is_token and not equals
+    return shown
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:

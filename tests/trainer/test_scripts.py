@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
@@ -107,6 +108,13 @@ class TestThreeCommands:
         assert not (tmp_path / "model.safetensors").exists()
         assert not (tmp_path / "merged").exists()
 
+    def test_an_adapter_may_be_on_all_linear_layers(self, dfm, text, tmp_path):
+        options = ["--lora_target_modules", "all-linear", "--lora_rank", "2", *SHORT, "--output_dir", tmp_path]
+        run("finetune", "--model_name_or_path", dfm, "--train_data", text, *options)
+        names = load_file(tmp_path / "adapter_model.safetensors").keys()
+        assert {"q_proj", "time_embedding"} <= {part for name in names for part in name.split(".")}
+        assert not any("lm_head" in name for name in names)
+
     def test_all_weights_are_trained_with_rank_0(self, dfm, text, tmp_path):
         run(
             "finetune",
@@ -167,6 +175,17 @@ class TestRunFolder:
         monkeypatch.setattr("subprocess.run", lambda *args, **kwargs: (_ for _ in ()).throw(FileNotFoundError("git")))
         assert environment()["git"] is None
 
+    @pytest.mark.parametrize("option", [["--hub_token", "hidden-word"], ["--hub-token=hidden-word"]])
+    def test_has_no_access_token_in_what_it_says_of_the_run(self, text, monkeypatch, tmp_path, option):
+        options = ["--train_tokenizer_vocab_size", "300", *SIZES, *SHORT, "--save_strategy", "no", "--output_dir"]
+        arguments = [str(word) for word in ("--train_data", text, *options, tmp_path, *option)]
+        monkeypatch.setattr(sys, "argv", ["pretrain", *arguments])
+        pretrain.main()
+        (entry,) = map(json.loads, (tmp_path / "environment.jsonl").read_text().splitlines())
+        assert entry["command"][:2] == ["pretrain", "--train_data"]
+        for name in ("run.yaml", "environment.jsonl", "metrics.jsonl", "train.log"):
+            assert "hidden-word" not in (tmp_path / name).read_text()
+
     def test_warns_that_the_saved_average_will_hardly_move(self, dfm, text, tmp_path):
         options = ["--model_name_or_path", dfm, "--train_data", text, *FEW_LEVELS, *SHORT]
         run("distill", *options, "--output_dir", tmp_path / "slow")
@@ -213,6 +232,7 @@ class TestConfigFile:
             ("- a\n- b", "must have lines `argument: value`"),
             ("a: [", "can't be read"),
             ("max_steps: many", "argument --max_steps/--max-steps: invalid int value: 'many'"),
+            ("config: other.yaml", "config can't stand in the file"),
         ],
     )
     def test_mistakes_in_it_are_named(self, capsys, tmp_path, content, words):
@@ -243,7 +263,7 @@ class TestArguments:
             ("pretrain", [*NEW, "--model_name_or_path", "x"], "can't be changed in the model"),
             ("pretrain", [*NEW, "--num_attention_heads", "5", *TOKENIZER], "`hidden_size` must be an even multiple"),
             ("pretrain", ["--config_name", "dfm-170b", *TOKENIZER], "none of dfm-170m, fsdfm-1.3b"),
-            ("pretrain", [*NEW, "--tokenizer", "nowhere/here"], "--tokenizer nowhere/here can't be loaded"),
+            ("pretrain", [*NEW, "--tokenizer", "nowhere/here"], "nowhere/here has no tokenizer"),
             ("pretrain", [*NEW, *TOKENIZER, "--schedule", "sine"], "invalid choice: 'sine'"),
             ("pretrain", [*NEW, *TOKENIZER, "--loss_type", "mse"], "invalid choice: 'mse'"),
             ("pretrain", [*NEW, *TOKENIZER, "--time_epsilon", "2"], "`time_epsilon` must be in (0, 1)"),
@@ -253,6 +273,15 @@ class TestArguments:
             ("pretrain", [*NEW, *TOKENIZER, "--eval_strategy", "steps"], "--eval_strategy needs a text to evaluate on"),
             ("pretrain", [*NEW, *TOKENIZER, "--validation_data", "none.txt"], "--validation_data: `source` 'none.txt'"),
             ("pretrain", [*NEW, *TOKENIZER, "--train_split", "train"], "--train_split belongs to a dataset id"),
+            ("pretrain", [*NEW, *TOKENIZER, "--validation_split", "test"], "--validation_split belongs to a dataset"),
+            ("pretrain", [*NEW, *TOKENIZER, "--streaming", "--num_proc", "2"], "--num_proc has no effect on a stream"),
+            ("pretrain", [*NEW, *TOKENIZER, "--num_step_size_levels", "4"], "has no effect on a plain DFM"),
+            ("pretrain", [*NEW, *TOKENIZER, "--max_steps", "0"], "--max_steps must be at least 1"),
+            ("pretrain", [*NEW, *TOKENIZER, "--num_train_epochs", "0"], "--num_train_epochs must be > 0"),
+            ("pretrain", [*NEW, *TOKENIZER, "--learning_rate", "-1"], "--learning_rate must be >= 0"),
+            ("pretrain", [*NEW, *TOKENIZER, "--per_device_train_batch_size", "0"], "batch_size must be at least 1"),
+            ("pretrain", [*NEW, *TOKENIZER, "--gradient_accumulation_steps", "0"], "steps must be at least 1"),
+            ("pretrain", [*NEW, *TOKENIZER, "--report_to", "tensorbord"], "--report_to tensorbord: tensorbord is not"),
             ("pretrain", [*NEW, *TOKENIZER, "--resume_from_checkpoint"], "there is no checkpoint in --output_dir"),
             ("pretrain", [*NEW, *TOKENIZER, "--resume_from_checkpoint", "x"], "x is no folder of a checkpoint"),
             ("distill", [], "give the model to start from: --model_name_or_path"),
@@ -261,6 +290,16 @@ class TestArguments:
             ("distill", ["--model_name_or_path", "x", "--ema_decay", "1"], "`ema_decay` must be in [0, 1)"),
             ("distill", ["--model_name_or_path", "x", "--solver", "rk4"], "invalid choice: 'rk4'"),
             ("distill", ["--model_name_or_path", "x", "--lora_rank", "4"], "unknown argument --lora_rank"),
+            (
+                "finetune",
+                ["--model_name_or_path", "x", "--data_format", "text", "--learn_padding"],
+                "--learn_padding has no effect on text without pairs",
+            ),
+            (
+                "finetune",
+                ["--model_name_or_path", "x", "--data_format", "pairs", "--detokenizer", "wikitext"],
+                "--detokenizer has no effect on pairs",
+            ),
             ("finetune", ["--model_name_or_path", "x", "--lora_rank", "-1"], "--lora_rank must be at least 0"),
             (
                 "finetune",
@@ -287,6 +326,8 @@ class TestArguments:
         assert "is an FS-DFM" in error_of(capsys, "pretrain", *common, "--model_name_or_path", fsdfm_folder)
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
         assert "is a gpt2 model" in error_of(capsys, "distill", *common, "--model_name_or_path", tmp_path)
+        (tmp_path / "config.json").write_text("{")
+        assert "not a valid JSON file" in error_of(capsys, "distill", *common, "--model_name_or_path", tmp_path)
         (tmp_path / "adapter_config.json").write_text("{}")
         assert "is an adapter: merge it" in error_of(capsys, "distill", *common, "--model_name_or_path", tmp_path)
         small = tmp_path / "small"
@@ -295,6 +336,24 @@ class TestArguments:
         assert "60 tokens, the model only 50" in error_of(capsys, "distill", *common, "--model_name_or_path", small)
         long = ["--model_name_or_path", dfm, "--block_size", "17"]
         assert "more than the model was trained on (16)" in error_of(capsys, "finetune", *common, *long)
+
+    def test_a_model_without_a_tokenizer_is_named(self, capsys, dfm, text, tmp_path):
+        shutil.copytree(dfm, tmp_path / "dfm", ignore=shutil.ignore_patterns("tokenizer*", "checkpoint-*"))
+        common = ["--train_data", text, "--output_dir", tmp_path / "out"]
+        error = error_of(capsys, "distill", *common, "--model_name_or_path", tmp_path / "dfm")
+        assert "dfm has no tokenizer that can be loaded (set --tokenizer)" in error
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--lora_target_modules", "q_proj", "k_prj"], "--lora_target_modules: the model has no k_prj, only "),
+            (["--lora_modules_to_save", "step_size_embedding"], "the model has no step_size_embedding"),
+            (["--lora_target_modules", "q_proj", "all-linear"], "all-linear stands alone"),
+        ],
+    )
+    def test_modules_that_the_model_lacks_are_named(self, capsys, dfm, text, tmp_path, options, words):
+        common = ["--train_data", text, "--output_dir", tmp_path / "out", "--model_name_or_path", dfm]
+        assert words in error_of(capsys, "finetune", *common, *options)
 
     def test_what_only_distillation_knows_is_refused_with_the_path_objective(self, capsys, dfm, text, tmp_path):
         common = ["--train_data", text, "--output_dir", tmp_path / "out", "--model_name_or_path", dfm]
@@ -400,8 +459,6 @@ class TestData:
         common += ["--max_steps", "12", "--save_steps", "6", "--logging_steps", "1"]
         run("pretrain", *common, "--output_dir", tmp_path / "whole")
         shutil.copytree(tmp_path / "whole" / "checkpoint-6", tmp_path / "half" / "checkpoint-6")
-        shutil.copy(tmp_path / "whole" / "tokenizer.json", tmp_path / "half")
-        shutil.copy(tmp_path / "whole" / "tokenizer_config.json", tmp_path / "half")
         run("pretrain", *common, "--output_dir", tmp_path / "half", "--resume_from_checkpoint", "last")
         whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "half"))
         assert all(torch.equal(resumed[name], value) for name, value in whole.items())
@@ -427,10 +484,39 @@ class TestData:
         assert padded["attention_mask"].all()
         assert (padded["labels"][:, -1] == tokenizer.pad_token_id).all()
 
-    def test_padding_of_packed_text_is_refused(self, capsys, dfm, text, tmp_path):
-        options = ["--model_name_or_path", dfm, "--learn_padding", "--output_dir", tmp_path, *SHORT]
-        with pytest.raises(ValueError, match="packed text has no padding"):
-            run("finetune", "--train_data", text, *options)
+    @pytest.mark.parametrize(
+        ("data", "option", "words"),
+        [
+            ("text", ["--learn_padding"], "--learn_padding has no effect on text without pairs"),
+            ("text", ["--prompt_column", "question"], "--prompt_column has no effect on text without pairs"),
+            ("pairs", ["--text_column", "story"], "--text_column has no effect on pairs of prompt and completion"),
+            ("pairs", ["--detokenizer", "wikitext"], "--detokenizer has no effect on pairs of prompt and completion"),
+        ],
+    )
+    def test_options_of_the_other_format_are_refused_when_the_data_is_seen(
+        self, request, dfm, tmp_path, data, option, words
+    ):
+        options = ["--train_data", request.getfixturevalue(data), "--output_dir", tmp_path, *SHORT]
+        with pytest.raises(ValueError, match=words):
+            run("finetune", "--model_name_or_path", dfm, *options, *option)
+
+    def test_split_belongs_to_the_text_that_is_evaluated_on(self, text):
+        wrong = self.arguments(train_data=["owner/name"], validation_data=[str(text)], validation_split="test")
+        with pytest.raises(ValueError, match="--validation_split belongs to a dataset id"):
+            script_data.check_sources(wrong)
+        script_data.check_sources(self.arguments(train_data=["owner/name"], validation_split="test"))
+
+    @pytest.mark.parametrize(("wanted", "taken"), [(None, 1000), (7, 7)])
+    def test_of_a_streamed_dataset_only_the_beginning_is_evaluated_on(self, monkeypatch, tmp_path, wanted, taken):
+        from transformers_fsdfm.trainer.arguments import DFMTrainingArguments
+
+        stream = Dataset.from_dict({"text": [f"Tom had {count} dogs." for count in range(1100)]}).to_iterable_dataset()
+        monkeypatch.setattr(script_data, "load_documents", lambda *args, **kwargs: stream)
+        data_args = self.arguments(
+            train_data=["owner/name"], validation_split="test", streaming=True, max_validation_documents=wanted
+        )
+        documents = script_data.open_documents(data_args, DFMTrainingArguments(str(tmp_path), use_cpu=True))
+        assert len(documents.validation) == taken
 
 
 class TestResume:
@@ -445,6 +531,15 @@ class TestResume:
         run("distill", *settings, "--resume_from_checkpoint", "auto", "--max_steps", "5")
         assert (tmp_path / "checkpoint-5").exists()
         assert len((tmp_path / "environment.jsonl").read_text().splitlines()) == 2
+
+    def test_goes_on_in_another_folder_with_the_tokenizer_of_the_checkpoint(self, dfm, monkeypatch, tmp_path):
+        monkeypatch.setattr("transformers_fsdfm.trainer.tokenizer.train_tokenizer", lambda *args: pytest.fail("again"))
+        options = ["--output_dir", tmp_path, "--resume_from_checkpoint", dfm / "checkpoint-2"]
+        run("pretrain", "--config", dfm / "run.yaml", *options)
+        resumed, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path, dfm))
+        assert all(torch.equal(resumed[name], value) for name, value in expected.items())
+        assert (tmp_path / "tokenizer.json").read_text() == (dfm / "tokenizer.json").read_text()
+        assert "resume_from_checkpoint" not in yaml.safe_load((tmp_path / "run.yaml").read_text())
 
     def test_auto_begins_anew_without_a_checkpoint(self, dfm, text, tmp_path):
         options = ["--model_name_or_path", dfm, *FEW_LEVELS, *SHORT, "--resume_from_checkpoint", "auto"]

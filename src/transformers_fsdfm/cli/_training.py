@@ -5,11 +5,17 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
 # Every argument but those of the launch goes to the script as it is, `--help` too.
 CONTEXT_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 SCRIPTS = "transformers_fsdfm.trainer"
+
+AccelerateConfig = Annotated[str | None, typer.Option("--accelerate_config", "--accelerate-config")]
+NumProcesses = Annotated[int | None, typer.Option("--num_processes", "--num-processes", min=1)]
 
 
 def run_script(name: str, arguments: list[str], accelerate_config: str | None, num_processes: int | None) -> None:

@@ -1,17 +1,13 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """`fsdfm finetune`."""
 
-from typing import Annotated
-
 import typer
 
-from ._training import CONTEXT_SETTINGS, run_script
+from ._training import CONTEXT_SETTINGS, AccelerateConfig, NumProcesses, run_script
 
 
 def finetune(
-    context: typer.Context,
-    accelerate_config: Annotated[str | None, typer.Option("--accelerate_config", "--accelerate-config")] = None,
-    num_processes: Annotated[int | None, typer.Option("--num_processes", "--num-processes", min=1)] = None,
+    context: typer.Context, accelerate_config: AccelerateConfig = None, num_processes: NumProcesses = None
 ) -> None:
     """
     Fine-tune a DFM or an FS-DFM, with LoRA or all weights.
