@@ -10,14 +10,20 @@ OUTER_PACKAGES = {"transformers_fsdfm.trainer": "trainer", "transformers_fsdfm.h
 TRAIN = ["accelerate>=1.15", "datasets>=5", "evaluate>=0.4.6", "filelock>=3.16", "peft>=0.21"]
 DEEPSPEED = ["deepspeed>=0.19", "ninja>=1.11"]
 REPORTS = ["tensorboard>=2.18", "trackio>=0.20"]
+EVAL = [*TRAIN, "mauve-text>=0.4", "sacrebleu>=2.5", "matplotlib>=3.9", "scipy>=1.15"]
+DEMO = ["gradio>=6.31,<7", "matplotlib>=3.9"]
+TIMELINE = ["matplotlib>=3.11"]  # the first that draws scripts from right to left
 DEV = [
-    *TRAIN,
+    *EVAL,
+    *DEMO,
+    *TIMELINE,
     "pytest>=9",
     "hypothesis>=6.100",
     "ruff>=0.17",
     "scipy>=1.15",
     "torchao>=0.18",
     "psutil>=7",
+    "pyte>=0.8.2",
 ]
 
 setup(
@@ -32,11 +38,20 @@ setup(
     packages=[*find_packages("src"), *OUTER_PACKAGES],
     package_data={
         "transformers_fsdfm": ["py.typed"],
+        "transformers_fsdfm.timeline": ["*.css", "*.js"],
         "transformers_fsdfm.trainer": ["launch/*"],
         "transformers_fsdfm.hub_configs": ["*/*"],
     },
-    install_requires=["torch>=2.6", "transformers>=5.20,<6", "typer>=0.16"],
-    extras_require={"train": TRAIN, "deepspeed": [*TRAIN, *DEEPSPEED], "reports": [*TRAIN, *REPORTS], "dev": DEV},
+    install_requires=["torch>=2.6", "transformers>=5.20,<6", "typer>=0.16", "rich>=13.7"],
+    extras_require={
+        "train": TRAIN,
+        "eval": EVAL,
+        "demo": DEMO,
+        "timeline": TIMELINE,
+        "deepspeed": [*TRAIN, *DEEPSPEED],
+        "reports": [*TRAIN, *REPORTS],
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["fsdfm = transformers_fsdfm.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
