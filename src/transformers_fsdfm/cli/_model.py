@@ -1,8 +1,12 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """The checkpoint that a command works with: where it is, and loading it."""
 
+import contextlib
+import logging
 import os
 import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +99,19 @@ def read_config(folder: Path) -> "FSDFMConfig":
         raise ValueError(f"`model` {folder} has a wrong config.json: {error.__cause__ or error}") from error
 
 
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hides what libraries remark while they are imported and load; whatever matters to a command is an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def load(
     model: str | None = None, *, device: str | None = None, dtype: str | None = None
 ) -> tuple["FSDFMForDiffusionLM", "PreTrainedTokenizerBase"]:
@@ -110,31 +127,29 @@ def load(
         `OSError`: there is no such checkpoint, or a part of it is missing.
         `ValueError`: it is another kind of model, its weights or its tokenizer do not fit; `device` does not exist.
     """
-    from huggingface_hub.errors import HFValidationError
-    from safetensors import SafetensorError
-    from transformers.utils import logging
+    with quiet_libraries():
+        from huggingface_hub.errors import HFValidationError
+        from safetensors import SafetensorError
+        from transformers.utils.logging import disable_progress_bar
 
-    from ..modeling_fsdfm import FSDFMForDiffusionLM
+        from ..modeling_fsdfm import FSDFMForDiffusionLM
 
-    folder = find_checkpoint(model)
-    config = read_config(folder)
-    torch_device = find_device(device)
-    if not weight_files(folder):
-        raise FileNotFoundError(f"`model` {folder} is a configuration without weights")
-    tokenizer = _load_tokenizer(folder, config)
-    verbosity = logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # a checkpoint that is incomplete is an error below, not a warning
-    try:
-        loaded, report = FSDFMForDiffusionLM.from_pretrained(
-            folder, config=config, dtype=dtype or "auto", output_loading_info=True, local_files_only=True
-        )
-    except (OSError, RuntimeError, SafetensorError, HFValidationError) as error:
-        raise ValueError(f"`model` {folder} has weights that cannot be loaded: {_first_sentence(error)}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    _check_complete(folder, report)
-    return loaded.to(torch_device).eval(), tokenizer
+        folder = find_checkpoint(model)
+        config = read_config(folder)
+        torch_device = find_device(device)
+        if not weight_files(folder):
+            raise FileNotFoundError(f"`model` {folder} is a configuration without weights")
+        tokenizer = _load_tokenizer(folder, config)
+        disable_progress_bar()
+        try:
+            loaded, report = FSDFMForDiffusionLM.from_pretrained(
+                folder, config=config, dtype=dtype or "auto", output_loading_info=True, local_files_only=True
+            )
+        except (OSError, RuntimeError, SafetensorError, HFValidationError) as error:
+            reason = _first_sentence(error)
+            raise ValueError(f"`model` {folder} has weights that cannot be loaded: {reason}") from error
+        _check_complete(folder, report)
+        return loaded.to(torch_device).eval(), tokenizer
 
 
 def find_device(name: str | None) -> "torch.device":

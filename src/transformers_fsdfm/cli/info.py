@@ -32,9 +32,11 @@ def info(
       fsdfm info
       fsdfm info my-model --json
     """
+    from ._model import quiet_libraries
     from ._output import to_json, write_stdout
 
-    record = {"checkpoint": _describe_checkpoint(model), "devices": _devices(), "versions": _versions()}
+    with quiet_libraries():
+        record = {"checkpoint": _describe_checkpoint(model), "devices": _devices(), "versions": _versions()}
     write_stdout(to_json(record) if as_json else "\n".join(_table(record)) + "\n")
 
 
@@ -187,7 +189,7 @@ def _checkpoint_rows(checkpoint: dict[str, Any]) -> list[tuple[str, str]]:
         ("schedule", checkpoint["schedule"] + (f", exponent {exponent}" if exponent is not None else "")),
         ("tokenizer", f"{tokenizer['class']}, {tokenizer['num_tokens']:,} tokens" if tokenizer else "none"),
         ("files", f"{len(checkpoint['files'])}, {num_bytes:,} bytes"),
-        *((f"  {size:,}".rjust(14), name) for name, size in checkpoint["files"].items()),
+        *((f"{size:>13,} ", name) for name, size in checkpoint["files"].items()),
     ]
 
 
