@@ -9,7 +9,11 @@ DIM_COLOR = "#383838"  # special tokens
 GIVEN_COLOR = "#595959"  # on white: what was not generated, and what is not settled yet
 PAGE_COLOR = "#ffffff"
 
-# The same in the palette of 256 colours that terminals know.
+# Browsers that darken every page ("auto dark") turn dark text white, but leave all but the lightest backgrounds as they
+# are: there pages use these, which white can be read on.
+DARKENED_COLORS = ("#320100", "#370925", "#2f1a45", "#162d56", "#003e4d", "#004c3e", "#385222", "#645014")
+
+# The eight in the palette of 256 colours that terminals know, and the text on them.
 TERMINAL_COLORS = (230, 192, 122, 87, 117, 147, 182, 175)
 TERMINAL_TEXT_COLOR = 232
 

@@ -91,8 +91,10 @@ def _style_sheet() -> str:
     sheet = _read("timeline.css")
     for name in ("PAGE_COLOR", "TEXT_COLOR", "DIM_COLOR", "GIVEN_COLOR"):
         sheet = sheet.replace(name, getattr(colors, name))
-    rules = (f".fsdfm-c{index} {{ background: {color}; }}" for index, color in enumerate(colors.COLORS))
-    return sheet + "\n".join(rules) + "\n"
+    for index, (color, darkened) in enumerate(zip(colors.COLORS, colors.DARKENED_COLORS, strict=True)):
+        sheet += f".fsdfm-c{index} {{ background: {color}; }}\n"
+        sheet += f".fsdfm-darkened .fsdfm-c{index} {{ background: {darkened}; }}\n"
+    return sheet
 
 
 def _heading(title: str) -> str:

@@ -149,6 +149,21 @@
     all[targets[event.key]].span.focus();
   }
 
+  // Colours
+
+  function isDarkenedByBrowser() {
+    // Where a browser darkens pages by itself, the colour of a light page's canvas tells. Readers' own colours are
+    // another thing: those leave the section as it is.
+    if (matchMedia("(forced-colors: active)").matches) return false;
+    const probe = document.createElement("div");
+    probe.style.cssText = "display: none; background-color: canvas; color-scheme: light";
+    root.append(probe);
+    const color = getComputedStyle(probe).backgroundColor;
+    probe.remove();
+    return color !== "rgb(255, 255, 255)";
+  }
+
+  root.classList.toggle("fsdfm-darkened", isDarkenedByBrowser());
   root.addEventListener("pointerover", (event) => {
     const token = tokens.get(event.target);
     if (!token) return;

@@ -1,0 +1,167 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""`fsdfm timeline`."""
+
+import secrets
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import _options as options
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling_fsdfm import FSDFMForDiffusionLM
+    from ..timeline import Timeline
+
+LIBRARY_NAMES = {"input_ids": "PROMPT", "path": "--out"}
+
+
+def timeline(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The beginning of the text; - reads it from standard input.")
+    ] = "",
+    model: options.ModelOption = None,
+    dfm: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Another DFM or FS-DFM, with its own number of steps, beside it.")
+    ] = None,
+    ar: Annotated[
+        str | None, typer.Option(metavar="PATH", help="An autoregressive model of transformers beside it.")
+    ] = None,
+    num_steps: Annotated[
+        int | None,
+        typer.Option("--num-steps", "--steps", metavar="N", min=1, help="Steps, by default those of the checkpoint."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens to write. By default up to the trained length.")
+    ] = None,
+    temperature: options.TemperatureOption = None,
+    solver: options.SolverOption = None,
+    seed: options.SeedOption = None,
+    out: options.OutOption = None,
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = None,
+    dtype: options.DTypeOption = None,
+) -> None:
+    """
+    Show when each token settled.
+
+    Writes a text and colours every token by the step in which it changed last: on the terminal, or in a file of the
+    kind that its name ends in (.html a page that replays the steps, .png, .svg, .gif, .txt). With --dfm or --ar the
+    models run side by side against the clock (.html, .gif, .png, .svg).
+
+    \b
+    Examples:
+      fsdfm timeline "Once upon a time"
+      fsdfm timeline "Once upon a time" --steps 8 --out timeline.html
+      fsdfm timeline "Once upon a time" --dfm my-dfm --ar my-gpt --out race.gif
+    """
+    from ..timeline import save_race
+    from ..timeline.files import RACE_SUFFIXES, TIMELINE_SUFFIXES, check_path
+    from ._model import load
+    from ._output import check_target, read_text, say
+    from ._sampling import given_settings
+
+    check_target(out, overwrite)
+    is_race = dfm is not None or ar is not None
+    if out is not None:
+        check_path(out, RACE_SUFFIXES if is_race else TIMELINE_SUFFIXES)
+    prompt = read_text("prompt", prompt)
+    settings = given_settings(max_new_tokens=max_new_tokens, temperature=temperature, solver=solver)
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    place = {"device": device, "dtype": dtype and dtype.value}
+
+    steps = given_settings(num_steps=num_steps)
+    lanes = [_run_flow(*load(model, **place), prompt, settings | steps, seed, warm_up=is_race)]
+    if dfm is not None:
+        lanes.append(_run_flow(*load(dfm, **place), prompt, settings, seed, warm_up=True))
+    if ar is not None:
+        num_new = max_new_tokens or sum(lanes[0].counts)
+        lanes.append(_run_autoregressive(ar, prompt, num_new, temperature, seed, place))
+    if out is None:
+        _print_lanes(lanes)
+    elif is_race:
+        save_race(out, lanes)
+    else:
+        lanes[0].save(out)
+    if out is not None:
+        say(f"Wrote {out} (seed {seed})")
+
+
+def _run_flow(
+    model: "FSDFMForDiffusionLM",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    settings: dict[str, Any],
+    seed: int,
+    warm_up: bool,
+) -> "Timeline":
+    import torch
+
+    from ..timeline import StepClock, Timeline
+
+    inputs = _encode(prompt, tokenizer, model.device)
+    settings = settings | {"pad_after_eos": bool(prompt) and model.generation_config.eos_token_id is not None}
+    if warm_up:  # what happens only once is no part of the race
+        model.generate(**inputs, **(settings | {"num_steps": 1}), generator=torch.Generator().manual_seed(seed))
+    clock = StepClock()
+    output = model.generate(
+        **inputs,
+        **settings,
+        generator=torch.Generator().manual_seed(seed),
+        callback_on_step_end=clock,
+        return_dict_in_generate=True,
+        output_history=True,
+    )
+    num_steps = len(clock.seconds)
+    kind = "FS-DFM" if model.config.step_size_conditioning else "DFM"
+    title = f"{kind}, {num_steps:,} {'step' if num_steps == 1 else 'steps'}"
+    given = inputs.get("input_ids", torch.zeros((1, 0), dtype=torch.long))
+    return Timeline.from_output(output, tokenizer, seconds=clock.seconds, title=title, input_ids=given)
+
+
+def _run_autoregressive(
+    path: str, prompt: str, num_new: int, temperature: float | None, seed: int, place: dict[str, str | None]
+) -> "Timeline":
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+    from ..timeline import AutoregressiveRun, Timeline
+    from ._model import find_device
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=place["dtype"] or "auto").to(find_device(place["device"]))
+    if hasattr(model.config, "step_size_conditioning"):
+        raise ValueError(f"`ar` {path} is a DFM or FS-DFM: name it in --dfm")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    input_ids = _encode(prompt, tokenizer, model.device).get("input_ids")
+    if input_ids is None:
+        if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+            raise ValueError("`prompt` is needed with --ar: its tokenizer has no token that begins a text")
+        first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        input_ids = torch.tensor([[first]], device=model.device)
+    settings = {"do_sample": True, "temperature": temperature or 1.0, "attention_mask": torch.ones_like(input_ids)}
+    set_seed(seed)
+    model.eval().generate(input_ids=input_ids, max_new_tokens=1, **settings)  # what happens only once
+    run = AutoregressiveRun.measure(model, input_ids, max_new_tokens=num_new, **settings)
+    num_tokens = len(run.ids) - run.prompt_length
+    return Timeline.from_autoregressive(run, tokenizer, title=f"Autoregressive, {num_tokens:,} tokens")
+
+
+def _encode(prompt: str, tokenizer: "PreTrainedTokenizerBase", device: Any) -> dict[str, Any]:
+    """Nothing for an empty prompt; without a space at its end, which the first new token brings along."""
+    import torch
+
+    if not prompt:
+        return {}
+    ids = tokenizer(prompt.removesuffix(" "), add_special_tokens=False)["input_ids"]
+    input_ids = torch.tensor([ids], dtype=torch.long, device=device)
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+def _print_lanes(lanes: list["Timeline"]) -> None:
+    from ._output import write_stdout
+
+    color = None if sys.stdout.isatty() else False
+    write_stdout("\n\n".join(lane.to_ansi(color=color) for lane in lanes) + "\n")
