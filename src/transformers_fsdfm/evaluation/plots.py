@@ -1,0 +1,148 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""The pictures of a report: quality against steps, diversity and seconds, as PNG and SVG."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .files import written_whole
+from .report import REFERENCE, Report, Row, Value
+from .settings import OWN_SOLVER
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+FORMATS = ("png", "svg")
+ENTROPY = "token_entropy_nats"
+
+
+class _Picture(NamedTuple):
+    """What stands on the horizontal axis: its label, its scale and the value of a row (None: the row is left out)."""
+
+    label: str
+    scale: str
+    value: Callable[[Row], Value | None]
+
+
+PICTURES = {
+    "quality-steps": _Picture(
+        "sampling steps (runs of the network, for systems without steps)",
+        "log2",
+        lambda row: row.cell and Value(row.cell.num_steps or row.speed.num_function_evaluations),
+    ),
+    "quality-diversity": _Picture("unigram entropy (nats)", "linear", lambda row: row.values.get(ENTROPY)),
+    "quality-seconds": _Picture(
+        "seconds per batch (median and quartiles)",
+        "log",
+        lambda row: row.speed and Value(row.speed.seconds, row.speed.seconds_low, row.speed.seconds_high),
+    ),
+}
+
+
+def save_plots(report: Report, folder: Path) -> list[str]:
+    """
+    Draws a picture for each mode and each of [`PICTURES`] that there are numbers for, one panel for each scorer.
+
+    Returns:
+        `list[str]`: the names of the PNG files in the folder; beside each stands the same as SVG.
+    """
+    import matplotlib
+
+    names = []
+    for mode, measures in report.measures.items():
+        panels = [(measure.key, measure.title) for measure in measures if measure.key.startswith("perplexity[")]
+        rows = [row for row in report.rows if row.mode == mode]
+        for name, picture in PICTURES.items():
+            if not panels or not any(row.cell and picture.value(row) for row in rows):
+                continue
+            with matplotlib.rc_context({"svg.hashsalt": "transformers-fsdfm", "svg.fonttype": "none"}):
+                figure = _draw(mode, panels, rows, picture, report.about["confidence"])
+                for kind in FORMATS:
+                    with written_whole(folder / f"{mode}--{name}.{kind}") as file:
+                        figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+            names.append(f"{mode}--{name}.png")
+    return names
+
+
+def _draw(mode: str, panels: list[tuple[str, str]], rows: list[Row], picture: _Picture, confidence: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4 * len(panels), 4.4), layout="constrained")
+    for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_panel(axes, key, rows, picture)
+        axes.set(
+            xlabel=picture.label, ylabel=f"{title} (lower is better)", title=f"{mode}, {100 * confidence:g} % intervals"
+        )
+    return figure
+
+
+def _draw_panel(axes: "Axes", key: str, rows: list[Row], picture: _Picture) -> None:
+    axes.set_yscale("log")
+    _use_plain_numbers(axes.yaxis)
+    if picture.scale != "linear":
+        axes.set_xscale("log", base=2 if picture.scale == "log2" else 10)
+        _use_plain_numbers(axes.xaxis)
+    for (model, solver), line in _lines(rows).items():
+        points = [(row, picture.value(row), row.values.get(key)) for row in line]
+        points = [(row, x, y) for row, x, y in points if x and y]
+        if not points:
+            continue
+        axes.errorbar(
+            [x.value for _, x, _ in points],
+            [y.value for _, _, y in points],
+            yerr=_error_bars([y for _, _, y in points]),
+            xerr=_error_bars([x for _, x, _ in points]),
+            marker="o",
+            capsize=2,
+            label=model if solver == OWN_SOLVER else f"{model}, {solver}",
+        )
+        if picture.scale != "log2":  # the steps are on no axis
+            for row, x, y in points:
+                axes.annotate(
+                    str(row.cell.num_steps or ""), (x.value, y.value), (4, 4), textcoords="offset points", size=7
+                )
+    _draw_reference(axes, next(row for row in rows if row.cell is None), key, picture)
+    axes.grid(which="major", alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def _draw_reference(axes: "Axes", row: Row, key: str, picture: _Picture) -> None:
+    x, y = picture.value(row), row.values.get(key)
+    if y is None:
+        return
+    if x is None:
+        axes.axhline(y.value, color="black", linestyle="--", linewidth=1, label=REFERENCE)
+        axes.axhspan(y.low, y.high, color="black", alpha=0.08, linewidth=0)
+    else:
+        axes.errorbar([x.value], [y.value], _error_bars([y]), _error_bars([x]), "k*", capsize=2, label=REFERENCE)
+
+
+def _lines(rows: list[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows of each model and solver, by rising steps."""
+    lines: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted((row for row in rows if row.cell), key=lambda row: row.cell.num_steps):
+        lines.setdefault((row.cell.model, row.cell.solver), []).append(row)
+    return lines
+
+
+def _error_bars(values: list[Value]) -> list[list[float]] | None:
+    if any(value.low is None for value in values):
+        return None
+    # Of a skewed bootstrap, even the value itself may lie outside; a bar has no negative length.
+    return [
+        [max(value.value - value.low, 0) for value in values],
+        [max(value.high - value.value, 0) for value in values],
+    ]
+
+
+def _use_plain_numbers(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+__all__ = ["PICTURES", "save_plots"]

@@ -1,0 +1,191 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""The models and scorers of a report: found, checked, and told apart by what is in their files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .. import FSDFMConfig, FSDFMForDiffusionLM
+from ..hub_configs import available_configs
+
+
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+# What else decides about samples and scores. A run folder also holds logs, which don't.
+SETTING_FILES = ("config.json", "generation_config.json")
+CODE_FILES = ("*.py",)
+TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """
+    A model on disk, not loaded yet.
+
+    Args:
+        name (`str`): what the report calls it.
+        path (`Path`): its folder.
+    """
+
+    name: str
+    path: Path
+
+    @classmethod
+    def find(cls, name: str, path: str) -> "ModelFolder":
+        """
+        The folder itself, or that of a checkpoint of this package or of a Hub id.
+
+        Raises:
+            `ValueError`: if there is no such model, or it has no weights.
+        """
+        packaged = available_configs().get(path)
+        folder = cls(name, Path(path) if os.path.isdir(path) else packaged or _download(path))
+        if (folder.path / "adapter_config.json").is_file():
+            raise ValueError(f"model {path} is an adapter: merge it into its base first (merge_and_unload)")
+        if not (folder.path / "config.json").is_file():
+            raise ValueError(f"model {path} is no model folder: it has no config.json")
+        if not folder.files(WEIGHT_FILES):
+            raise ValueError(f"model {path} has no weights: no file {' or '.join(WEIGHT_FILES)} in it")
+        folder._check_weight_files()
+        return folder
+
+    def files(self, patterns: Iterable[str]) -> list[Path]:
+        """The files that match any of the patterns, sorted by name."""
+        return sorted({file for pattern in patterns for file in self.path.glob(pattern)})
+
+    def _check_weight_files(self) -> None:
+        """Reads what stands at the beginning of each file, and whether the file is as long as that says."""
+        for file in self.files(("*.safetensors",)):
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"model {self.path}: {file.name} is broken or incomplete ({error})") from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that stand for the weights, the tokenizer and the settings saved beside them."""
+        total = hashlib.blake2b(digest_size=16)
+        for file in self.files((*WEIGHT_FILES, *SETTING_FILES, *TOKENIZER_FILES)):
+            total.update(file.name.encode() + _file_digest(file))
+        return total.hexdigest()
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """`config.json` as it is."""
+        try:
+            return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model {self.path}: its config.json can't be read ({error})") from error
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether it is a DFM or FS-DFM."""
+        return self.config.get("model_type") == FSDFMConfig.model_type
+
+    @property
+    def kind(self) -> str:
+        """What kind of flow it is."""
+        return "FS-DFM" if FSDFMConfig(**self.config).step_size_conditioning else "DFM"
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = [*WEIGHT_FILES, "*.json", *TOKENIZER_FILES, *CODE_FILES]
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except Exception as error:  # offline, unknown, forbidden, or no valid id at all
+        raise ValueError(f"model {hub_id} is no folder, and no Hub id that can be reached") from error
+
+
+def _file_digest(file: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 24):
+            digest.update(chunk)
+    return digest.digest()
+
+
+def find_flows(paths: dict[str, str]) -> dict[str, ModelFolder]:
+    """
+    The models under test, by name.
+
+    Raises:
+        `ValueError`: if one can't be found or is something else.
+    """
+    folders = {name: ModelFolder.find(name, path) for name, path in paths.items()}
+    for folder in folders.values():
+        if not folder.is_flow:
+            raise ValueError(f"model {folder.path} is a {folder.config.get('model_type')} model, not a DFM or FS-DFM")
+    return folders
+
+
+def find_others(paths: dict[str, str], trust_remote_code: bool) -> dict[str, ModelFolder]:
+    """
+    Systems that are not of this package, by name.
+
+    Raises:
+        `ValueError`: if one can't be found, is a flow, or brings code that may not run.
+    """
+    folders = {name: ModelFolder.find(name, path) for name, path in paths.items()}
+    for folder in folders.values():
+        if folder.is_flow:
+            raise ValueError(f"model {folder.path} is a DFM or FS-DFM: name it among the models")
+        if "auto_map" in folder.config and not trust_remote_code:
+            raise ValueError(f"model {folder.path} brings its own code: read it, then pass `trust_remote_code=True`")
+    return folders
+
+
+def common_tokenizer(folders: Iterable[ModelFolder]) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of all models.
+
+    Raises:
+        `ValueError`: if one is missing, or two differ: prompts and lengths in tokens would not be the same.
+    """
+    from ..trainer.cache import tokenizer_fingerprint
+
+    common, first = None, None
+    for folder in folders:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder.path, padding_side="left")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"model {folder.path} has no tokenizer beside its weights: save one there") from error
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"model {folder.path}: its tokenizer has no EOS token, which ends documents")
+        if common is None:
+            common, first = tokenizer, folder
+        elif tokenizer_fingerprint(common) != tokenizer_fingerprint(tokenizer):
+            raise ValueError(
+                f"models {first.path} and {folder.path} have different tokenizers, so their sequences can't be of one "
+                "length nor share prompts: make a report for each"
+            )
+    return common
+
+
+def load_flow(folder: ModelFolder, dtype: str, device: torch.device) -> FSDFMForDiffusionLM:
+    """
+    A DFM or FS-DFM, ready to sample.
+
+    Raises:
+        `ValueError`: if its weights do not fit its configuration.
+    """
+    model, found = FSDFMForDiffusionLM.from_pretrained(
+        folder.path, dtype=getattr(torch, dtype), output_loading_info=True
+    )
+    if found["missing_keys"] or found["mismatched_keys"]:
+        wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+        raise ValueError(f"model {folder.path}: its weights do not fit its config.json, see {wrong[0]}")
+    return model.to(device).eval()
+
+
+__all__ = ["ModelFolder", "common_tokenizer", "find_flows", "find_others", "load_flow"]
