@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not
 STRATEGIES = [
     pytest.param("multi_gpu"),
     pytest.param("fsdp2"),
-    pytest.param("zero2", marks=needs_deepspeed),
+    pytest.param("zero2", marks=[needs_deepspeed, pytest.mark.slow]),
     pytest.param("zero3", marks=[needs_deepspeed, pytest.mark.slow]),
     pytest.param("zero1", marks=[needs_deepspeed, pytest.mark.slow]),
 ]
@@ -71,12 +72,12 @@ def plan(data: Path, out: Path, rows_per_device: int, on_cpu: bool = True) -> li
     common = ["--train_data", str(data / "text.txt"), "--data_cache", str(data / "cache"), "--block_size", "16"]
     common += ["--per_device_train_batch_size", str(rows_per_device), "--gradient_accumulation_steps", "2"]
     common += ["--per_device_eval_batch_size", str(rows_per_device), "--logging_steps", "1", "--max_steps", str(STEPS)]
-    common += ["--num_step_size_levels", "4", "--lr_scheduler_type", "constant"]
-    common += ["--validation_data", str(data / "text.txt"), "--eval_num_times", "2", "--disable_tqdm", "true"]
+    common += ["--lr_scheduler_type", "constant", "--eval_num_times", "2", "--disable_tqdm", "true"]
+    common += ["--validation_data", str(data / "text.txt")]
     # Adam would turn a rounding difference of a gradient near 0 into a step of full length.
     common += ["--learning_rate", "3e-3", "--adam_epsilon", "1e-3", "--save_steps", "2"]
     common += ["--use_cpu"] if on_cpu else []
-    model = ["--model_name_or_path", str(data / "dfm"), "--ema_decay", "0.5"]
+    model = ["--model_name_or_path", str(data / "dfm"), "--ema_decay", "0.5", "--num_step_size_levels", "4"]
     new = ["--train_tokenizer_vocab_size", "260", "--hidden_size", "32", "--num_hidden_layers", "1"]
     new += ["--num_attention_heads", "2", "--hidden_dropout_prob", "0"]
     adapter = ["--objective", "distill", "--lora_rank", "2", "--merge_adapter"]
@@ -301,6 +302,46 @@ class TestMemory:
             block = (three - one) / 2 / (2 * 256)
             expected = 4 * 64 if checkpointing else memory.block_bytes_per_token(config, dropout_mask_bytes=2)
             assert block == pytest.approx(expected, rel=0.01)
+
+    def test_state_of_each_strategy_computed_by_hand(self, memory):
+        size = memory.ModelSize(parameters=1000, block_parameters=100, config=tiny_model().config)
+        expected = {  # weights, gradients, optimizer, teacher, buffers; on each of 4 GPUs
+            "DDP": [4000, 4000, 8000, 4000, 6000],
+            "FSDP2": [1000, 1000, 2000, 1000, 4 * (800 + 300)],
+            "ZeRO-1": [2000, 2000, 3000, 4000, 4000],
+            "ZeRO-2": [2000, 500, 3000, 4000, 4000],
+            "ZeRO-3": [500, 500, 3000, 1000, 4000 + 2000],
+        }
+        assert {name: list(memory.state_bytes(size, name, 4).values()) for name in memory.STRATEGIES} == expected
+
+    def test_activations_computed_by_hand(self, memory):
+        sizes = {"hidden_size": 8, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+        config = tiny_model(**sizes).config
+        block = 38 * 8 + 4 * 32 + 4 * 2
+        assert memory.block_bytes_per_token(config) == block == 440
+        settings = {"rows": 3, "length": 5}
+        assert memory.activation_bytes(config, **settings, checkpointing=False) == 15 * (2 * 440 + 440 + 20 * 8)
+        assert memory.activation_bytes(config, **settings, checkpointing=True) == 15 * (2 * 4 * 8 + 440 + 20 * 8)
+        assert memory.loss_bytes(config) == 6 * 2**28 + 8 * 60 * 8
+
+    def test_table_in_the_docs_is_the_computed_one(self, memory):
+        from transformers_fsdfm import FSDFMConfig, available_configs
+
+        sizes = [memory.ModelSize.of(FSDFMConfig.from_pretrained(available_configs()[name])) for name in memory.CONFIGS]
+        text = (Path(__file__).parents[2] / "docs/training.md").read_text()
+        rows = {cells[0]: cells[1:] for cells in (row.split(" | ") for row in re.findall(r"^\| (.*) \|$", text, re.M))}
+        for strategy in memory.STRATEGIES:
+            per_parameter, *gibibytes = rows[strategy]
+            states = [memory.state_bytes(size, strategy, 8) for size in sizes]
+            assert gibibytes == [f"{sum(state.values()) / memory.GIB:.1f}" for state in states]
+            for size, state in zip(sizes, states, strict=True):
+                growing = sum(state.values()) - (0 if strategy == "DDP" else state["buffers"])
+                formula = per_parameter.removesuffix(" + buffers")
+                assert growing == pytest.approx(eval(formula, {"N": 8}) * size.parameters)
+        for name in ("each row of 1,024 tokens", "... with `--activation_checkpointing`"):
+            checkpointing = name.startswith("...")
+            activations = [memory.activation_bytes(size.config, 1, 1024, checkpointing) for size in sizes]
+            assert rows[name] == ["", *(f"{value / memory.GIB:.2f}" for value in activations)]
 
     def test_more_gpus_and_checkpointing_let_more_rows_fit(self, memory):
         from transformers_fsdfm import FSDFMConfig, available_configs
