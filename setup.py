@@ -11,10 +11,12 @@ TRAIN = ["accelerate>=1.15", "datasets>=5", "evaluate>=0.4.6", "filelock>=3.16",
 DEEPSPEED = ["deepspeed>=0.19", "ninja>=1.11"]
 REPORTS = ["tensorboard>=2.18", "trackio>=0.20"]
 EVAL = [*TRAIN, "mauve-text>=0.4", "sacrebleu>=2.5", "matplotlib>=3.9", "scipy>=1.15"]
+LM_EVAL = [*TRAIN, "lm-eval>=0.4.13"]
 DEMO = ["gradio>=6.31,<7", "matplotlib>=3.9"]
 TIMELINE = ["matplotlib>=3.11"]  # the first that draws scripts from right to left
 DEV = [
     *EVAL,
+    *LM_EVAL,
     *DEMO,
     *TIMELINE,
     "pytest>=9",
@@ -46,6 +48,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
+        "lm-eval": LM_EVAL,
         "demo": DEMO,
         "timeline": TIMELINE,
         "deepspeed": [*TRAIN, *DEEPSPEED],
