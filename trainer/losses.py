@@ -114,9 +114,9 @@ def distillation_loss(
         `torch.FloatTensor` of shape `(positions,)`, in nats.
     """
     _check_distillation_options(logits.shape[-1], temperature, top_k, top_p)
-    logits, teacher_logits = _at_least_float32(logits), _at_least_float32(teacher_logits.detach())
+    teacher_logits = teacher_logits.detach()
     if temperature != 1:
-        logits, teacher_logits = logits / temperature, teacher_logits / temperature
+        logits, teacher_logits = (_at_least_float32(each) / temperature for each in (logits, teacher_logits))
     logits, teacher_logits = _restrict_to_support(logits, teacher_logits, top_k, top_p)
     loss = temperature**2 * _KLDivergence.apply(logits, teacher_logits)
     return loss * _confidence(teacher_logits) if confidence_weighting else loss
@@ -127,27 +127,29 @@ class _KLDivergence(torch.autograd.Function):
     sum_v p(v) (log p(v) - log q(v)) for each row, with p the teacher's softmax and q the student's.
 
     Its gradient by the student's logits is q - p. Written out, because passes over (positions, vocab_size) are what a
-    loss costs beside the head, and autograd would need twice as many.
+    loss costs beside the head, and autograd would need twice as many. Float32 copies of low-precision logits live for
+    one operation only.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        log_q, log_p = logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+        log_q, log_p = (_at_least_float32(each).log_softmax(-1) for each in (logits, teacher_logits))
         p = log_p.exp()
         loss = log_p.sub_(log_q).mul_(p).masked_fill_(p == 0, 0).sum(-1)  # 0 log 0 = 0
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(log_q.exp_().sub_(p))
+            ctx.dtype = logits.dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor, None]:
         (grad,) = ctx.saved_tensors
-        return grad * loss_grad[:, None], None
+        return (grad * loss_grad[:, None]).to(ctx.dtype), None
 
 
 def _confidence(logits: Tensor) -> Tensor:
     """1 - H / log(number of tokens with a finite logit); 1 if there is only one."""
-    log_probs = logits.log_softmax(-1)
+    log_probs = _at_least_float32(logits).log_softmax(-1)
     probs = log_probs.exp()
     entropy = -torch.linalg.vecdot(probs, log_probs.masked_fill_(probs == 0, 0))
     support_size = torch.isfinite(logits).sum(-1).clamp_min(2)
@@ -174,7 +176,7 @@ def _restrict_to_support(
         return logits.gather(-1, columns), teacher_logits
     if top_p is not None and top_p < 1:
         teacher_logits, columns = teacher_logits.sort(descending=True)
-        probs = teacher_logits.softmax(-1)
+        probs = _at_least_float32(teacher_logits).softmax(-1)
         outside = probs.cumsum(-1) - probs >= top_p  # the tokens before this one have enough
         logits = logits.gather(-1, columns).masked_fill(outside, -torch.inf)
         return logits, teacher_logits.masked_fill(outside, -torch.inf)
@@ -438,7 +440,7 @@ class _LossInChunks(torch.autograd.Function):
         for chunk, hidden, share, losses_here, hidden_grad_here in zip(chunks, *by_chunk, strict=True):
             with torch.set_grad_enabled(needs_grad):
                 hidden = hidden.detach().requires_grad_(needs_grad)
-                chunk_losses = chunk.losses(_at_least_float32(head_forward(hidden)))
+                chunk_losses = chunk.losses(head_forward(hidden))
             losses_here.copy_(chunk_losses.detach())
             if needs_grad:
                 share = share.to(chunk_losses.dtype)

@@ -68,6 +68,14 @@ def gradients(loss, hidden_states, head):
     return torch.autograd.grad(loss, [hidden_states, *head.parameters()])
 
 
+def peak_of_allocated_bytes(function):
+    """The most memory that tensors made by `function()` have at a time."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        function()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
 # ---- The formulas ----
 
 
@@ -227,6 +235,28 @@ def test_restricted_distillation_compares_renormalised_distributions_on_the_teac
     assert not torch.allclose(loss, full)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 2.5}, {"top_k": 3}, {"top_p": 0.7}, {"confidence_weighting": True}]
+)
+def test_distillation_of_low_precision_logits_is_computed_in_float32(options):
+    student, teacher = torch.randn(2, 20, VOCAB, generator=generator(0)).bfloat16()
+    rounded, in_float32 = student.clone().requires_grad_(), student.float().requires_grad_()
+    loss = distillation_loss(rounded, teacher, **options)
+    expected = distillation_loss(in_float32, teacher.float(), **options)
+    assert torch.equal(loss, expected)
+    (gradient,) = torch.autograd.grad(loss.sum(), rounded)
+    (exact,) = torch.autograd.grad(expected.sum(), in_float32)
+    assert gradient.dtype == torch.bfloat16
+    assert torch.allclose(gradient.float(), exact, rtol=0.02, atol=1e-6)
+
+
+def test_distillation_needs_three_float32_tensors_of_the_size_of_the_logits():
+    student, teacher = torch.randn(2, 64, 1000, generator=generator(0)).bfloat16()
+    student.requires_grad_()
+    peak = peak_of_allocated_bytes(lambda: distillation_loss(student, teacher).sum().backward())
+    assert 1 < peak / (4 * student.numel()) < 3.5
+
+
 def test_restriction_reaches_the_gradient_only_inside_the_support():
     student = torch.randn(4, VOCAB, generator=generator(0)).requires_grad_()
     teacher = torch.randn(4, VOCAB, generator=generator(1))
@@ -373,14 +403,6 @@ def test_no_large_tensor_outlives_its_chunk():
     assert largest <= max(2 * vocab_size, head.weight.numel())
 
 
-def peak_of_allocated_bytes(function):
-    """The most memory that tensors made by `function()` have at a time."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        function()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
-
-
 def test_of_the_heads_gradient_there_is_the_sum_and_that_of_one_chunk():
     head = nn.Linear(256, 1000)
     hidden_states = torch.randn(2, 8, 256, generator=generator(0))
@@ -505,21 +527,22 @@ def test_heads_are_gathered_and_get_a_gradient_whatever_part_has_no_rows(num_dat
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-def test_under_autocast_logits_are_float32_and_losses_near_those_of_float32():
+def test_under_autocast_losses_are_float32_and_near_those_without():
     head, teacher_head = random_head(1), random_head(2)
     hidden_states, labels, noisy_ids, weight = random_batch()
     exact = chunked_loss(head, hidden_states, path_part(labels, noisy_ids, weight), chunk_size=3)
     seen = []
 
     def watched(logits, *inputs):
-        seen.append(logits.dtype)
-        return path_loss(logits, *inputs)
+        loss = path_loss(logits, *inputs)
+        seen.append((logits.dtype, loss.dtype))
+        return loss
 
     with torch.autocast("cpu", torch.bfloat16):
         part = path_part(labels, noisy_ids, weight)._replace(position_loss=watched)
         rough = chunked_loss(head, hidden_states, part, chunk_size=3)
         distilled = chunked_loss(head, hidden_states, distillation_part(labels, teacher_head, hidden_states.detach()))
-    assert set(seen) == {torch.float32}
+    assert set(seen) == {(torch.bfloat16, torch.float32)}
     assert rough.loss.dtype == distilled.loss.dtype == torch.float32
     assert torch.allclose(rough.loss, exact.loss, rtol=0.03)
     assert rough.loss != exact.loss
