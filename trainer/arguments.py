@@ -40,6 +40,13 @@ class DFMTrainingArguments(TrainingArguments):
             The grid of step sizes is 2^0, ..., 2^-(num_step_size_levels - 1). A model that reads the step size is
             trained on data, and evaluated, at the finest one. Has no effect on a plain DFM.
 
+    Parameters that control the optimizer:
+
+    Args:
+        muon_learning_rate (`float`, *optional*):
+            Trains the projections of the blocks with Muon at this learning rate, and the rest with AdamW at
+            `learning_rate`; both follow `lr_scheduler_type`. AdamW alone if not set. See [`MuonWithAdamW`].
+
     Parameters that control evaluation:
 
     Args:
@@ -86,6 +93,10 @@ class DFMTrainingArguments(TrainingArguments):
         default=11,
         metadata={"help": "The grid of step sizes is 2^0, 2^-1, ..., 2^-(num_step_size_levels - 1)."},
     )
+    muon_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Train the projections of the blocks with Muon at this learning rate, the rest with AdamW."},
+    )
     eval_num_times: int = field(
         default=16,
         metadata={"help": "Evaluate each row at so many times, the middles of equal parts of [0, 1 - time_epsilon]."},
@@ -104,6 +115,8 @@ class DFMTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`cross_entropy_steps` ({self.cross_entropy_steps}) has no effect with `loss_type='cross_entropy'`"
             )
+        if self.muon_learning_rate is not None and not self.muon_learning_rate > 0:
+            raise ValueError(f"`muon_learning_rate` must be > 0, but got {self.muon_learning_rate}")
         if not 0 < self.time_epsilon < 1:
             raise ValueError(f"`time_epsilon` must be in (0, 1), but got {self.time_epsilon}")
         if not 2 <= self.num_step_size_levels <= 24:

@@ -16,6 +16,7 @@ from .checkpointing import AtomicCheckpointMixin
 from .data import DataCollatorForDFM
 from .loss_guard import LossGuard
 from .losses import HeadLoss, LossPart, chunked_loss, cross_entropy_part, path_part, path_weight
+from .muon import muon_with_adamw
 from .noise import CleanBatch, draw_noisy_ids, random_state_kept, read_batch, seeded_generator
 from .step_sizes import draw_times, evaluation_times
 
@@ -186,6 +187,16 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
     @property
     def _config(self) -> Any:
         return self.model.config
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in Trainer, or with Muon for the matrices of the blocks, see `muon_learning_rate`."""
+        if self.args.muon_learning_rate is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise ValueError("`muon_learning_rate` needs whole matrices: it goes with DDP, not with ZeRO or FSDP")
+        model = self.model if model is None else model
+        self.optimizer = muon_with_adamw(model, self.get_decay_parameter_names(model), self.args)
+        return self.optimizer
 
     # ---- A training step ---------------------------------------------------------------------------------------------
 

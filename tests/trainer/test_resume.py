@@ -62,6 +62,7 @@ def stream(tokenizer):
 
 RUNS = {
     "dfm": (DFMTrainer, {}),
+    "dfm_muon": (DFMTrainer, {"muon_learning_rate": 1e-2}),
     "dfm_adapter": (DFMTrainer, {"adapter": True}),
     "fsdfm": (FSDFMTrainer, {"confidence_weighting": True}),
     "fsdfm_raw_at_the_root": (FSDFMTrainer, {"saved_weights": "raw"}),

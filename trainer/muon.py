@@ -1,0 +1,107 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""Muon for the weight matrices inside the blocks, AdamW for everything else, as one optimizer."""
+
+from collections.abc import Callable, Container, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+
+if TYPE_CHECKING:
+    from .arguments import DFMTrainingArguments
+
+
+class MuonWithAdamW(Optimizer):
+    """
+    Steps [`torch.optim.Muon`] and [`torch.optim.AdamW`] together.
+
+    Muon (Jordan et al. 2024; scaled to the size of AdamW's updates as in Liu et al., arXiv 2502.16982) makes the update
+    of a matrix orthogonal, so that all its directions learn at the same pace. It is meant for the matrices between
+    hidden states; embeddings, the head, norms and biases are left to AdamW. Groups, state and learning-rate schedules
+    are those of one ordinary optimizer: the two share them.
+
+    Args:
+        matrices (`Iterable[dict]`): parameter groups for Muon; matrices alone.
+        others (`Iterable[dict]`): parameter groups for AdamW.
+        lr (`float`), betas (`tuple[float, float]`), eps (`float`): of AdamW.
+        muon_lr (`float`): of Muon.
+        kwargs: further arguments of AdamW, such as `fused`.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[dict[str, Any]],
+        others: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        muon_lr: float,
+        **kwargs: Any,
+    ) -> None:
+        self._muon = Muon(list(matrices), lr=muon_lr, adjust_lr_fn="match_rms_adamw")
+        self._adamw = AdamW(list(others), lr=lr, **kwargs)
+        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The two work on this optimizer's own groups and state."""
+        num_muon = len(self._muon.param_groups)
+        self._muon.param_groups, self._adamw.param_groups = self.param_groups[:num_muon], self.param_groups[num_muon:]
+        self._muon.state = self._adamw.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in [`torch.optim.Optimizer`]."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One step of both."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        self._muon.step()
+        self._adamw.step()
+        return loss
+
+
+def muon_with_adamw(model: nn.Module, decay_names: Container[str], args: "DFMTrainingArguments") -> MuonWithAdamW:
+    """
+    The optimizer of `muon_learning_rate`: Muon for the projections of attention and MLP in the blocks.
+
+    Args:
+        model (`nn.Module`): its trainable parameters are taken.
+        decay_names (`Container[str]`): the parameters with weight decay.
+        args ([`DFMTrainingArguments`]): learning rates, weight decay, and the settings of AdamW.
+
+    Raises:
+        `ValueError`: if one of the two has nothing to train, as with most adapters.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            by_muon = parameter.ndim == 2 and "_proj." in name
+            groups.setdefault((by_muon, name in decay_names), []).append(parameter)
+
+    if {by_muon for by_muon, _ in groups} != {True, False}:
+        raise ValueError("`muon_learning_rate` is for the training of all weights: leave it out with adapters")
+
+    def settings(muon: bool) -> list[dict[str, Any]]:
+        return [
+            {"params": parameters, "weight_decay": args.weight_decay if decays else 0.0}
+            for (by_muon, decays), parameters in groups.items()
+            if by_muon == muon
+        ]
+
+    return MuonWithAdamW(
+        settings(muon=True),
+        settings(muon=False),
+        lr=args.learning_rate,
+        muon_lr=args.muon_learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+        fused=True,
+    )
+
+
+__all__ = ["MuonWithAdamW", "muon_with_adamw"]
