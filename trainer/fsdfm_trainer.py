@@ -19,7 +19,7 @@ from .noise import random_state_kept, seeded_generator
 from .sample_logging import SampleLoggingCallback, draw_samples, sample_metrics, write_samples
 from .shortcut_teacher import shortcut_target
 from .step_log import StepSizeMeter, Stopwatch
-from .teacher_model import copy_as_teacher, is_sharded, shard_teacher, with_weights_at_hand
+from .teacher_model import cast_once, copy_as_teacher, is_sharded, shard_teacher, with_weights_at_hand
 
 
 WEIGHTS_FOLDER = "weights"  # a checkpoint keeps here the kind of weights that does not stand at its root
@@ -177,7 +177,8 @@ class FSDFMTrainer(DFMTrainer):
                 generator=batch.generators,
             )
 
-        with self._averaged_model() as root, self._autocast(), torch.no_grad():
+        without_grad = torch.no_grad() if is_sharded(teacher) else cast_once(teacher)
+        with self._averaged_model() as root, self._autocast(), without_grad:
             return with_weights_at_hand(root, teach, anchor=batch.noisy_ids)[:num_taught]
 
     def _two_part_loss(

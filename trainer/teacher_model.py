@@ -79,6 +79,26 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_tensor") for parameter in module.parameters())
 
 
+@contextlib.contextmanager
+def cast_once(module: nn.Module) -> Iterator[None]:
+    """
+    Without gradient, and under autocast with one low-precision copy of each weight, kept to the end of the block.
+
+    Autocast keeps copies only of weights that require a gradient, and would cast a teacher's at every call. So they do
+    require one inside of the block.
+    """
+    frozen = [weight for weight in module.parameters() if weight.dtype == torch.float32 and not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+        torch.clear_autocast_cache()
+
+
 def with_weights_at_hand(module: nn.Module, function: Callable[[], Result], anchor: Tensor) -> Result:
     """
     `function()`, which may call any part of `module`, and not only `module` itself.
