@@ -19,8 +19,8 @@ from tests.conftest import generator, tiny_model
 from transformers_fsdfm import FSDFMGenerationOutput
 from transformers_fsdfm.timeline import AutoregressiveRun, StepClock, Timeline, colors, race_html, save_race
 from transformers_fsdfm.timeline.cells import MAX_TOKENS_PER_CELL, make_visible
-from transformers_fsdfm.timeline.layout import visual_order, wrap
-from transformers_fsdfm.timeline.picture import race_frames, replay_frames
+from transformers_fsdfm.timeline.layout import Piece, visual_order, wrap
+from transformers_fsdfm.timeline.picture import COLUMN_WIDTH, race_frames, replay_frames
 from transformers_fsdfm.trainer.tokenizer import train_tokenizer
 
 
@@ -357,20 +357,24 @@ def test_long_words_and_wide_characters_fit_the_line():
 
 
 @pytest.mark.parametrize(
-    ("texts", "order"),
+    ("texts", "shown"),
     [
-        (["one", " two", " three"], [0, 1, 2]),
-        (["אחת", " שתיים", " שלוש"], [2, 1, 0]),
-        (["one", " אחת", " שתיים", " two"], [0, 2, 1, 3]),
-        (["אחת", " one", " two", " שתיים"], [3, 1, 2, 0]),
-        (["אחת", " ", "12", "34", " ", "שתיים"], [5, 4, 2, 3, 1, 0]),
-        (["one", " ", "אחת", "!"], [0, 1, 2, 3]),
-        (["...", "אחת", "!"], [2, 1, 0]),
-        ([], []),
+        (["one", " two", " three"], "one two three"),
+        (["אחת", " שתיים", " שלוש"], "שלוש שתיים אחת"),
+        (["one", " אחת", " שתיים", " two"], "one שתיים אחת two"),
+        (["אחת", " one", " two", " שתיים"], "שתיים one two אחת"),
+        (["אחת", " ", "12", "34", " ", "שתיים"], "שתיים 1234 אחת"),
+        (["אחת", " 12", " one", "!", " שתיים"], "שתיים !one 12 אחת"),
+        (["one", " ", "אחת", "!"], "one אחת!"),
+        (["...", "אחת", "!"], "!אחת..."),
+        (["", "one"], "one"),
+        ([], ""),
     ],
 )
-def test_pieces_stand_in_the_order_of_the_bidirectional_algorithm(texts, order):
-    assert visual_order(texts) == order
+def test_pieces_stand_in_the_order_of_the_bidirectional_algorithm(texts, shown):
+    line = [Piece(index, text, len(text)) for index, text in enumerate(texts)]
+    assert "".join(piece.text for piece in visual_order(line)) == shown
+    assert sum(piece.width for piece in visual_order(line)) == len("".join(texts))
 
 
 # Colours
@@ -718,12 +722,26 @@ def test_gif_has_a_frame_for_every_step_up_to_a_limit(pictures, byte_tokenizer, 
 
 
 def test_right_to_left_lines_are_drawn_from_the_right(pictures, byte_tokenizer):
-    timeline = written("שלום עולם\nabc", byte_tokenizer)
-    drawn = texts_drawn(timeline)
-    hebrew = [(x, text) for x, y, text in drawn if y == min(y for _, y, _ in drawn)]
-    assert [text for _, text in sorted(hebrew, reverse=True)][:4] == ["ש", "ל", "ו", "ם"]
-    assert max(x for x, _ in hebrew) > 70 * 7
-    assert next(x for x, _, text in drawn if text == "a") == 0
+    drawn = texts_drawn(written("שלום עולם\nabc", byte_tokenizer))
+    first_line = min(y for _, y, _ in drawn)
+    hebrew = sorted(((x, text) for x, y, text in drawn if y == first_line), reverse=True)
+    assert [text for _, text in hebrew] == [*"שלום", *"עולם", "↵"]
+    assert hebrew[0][0] > 78 * COLUMN_WIDTH
+    assert [(x, text) for x, y, text in drawn if y > first_line] == [(0, "abc")]
+
+
+def test_text_stands_on_its_background(pictures, byte_tokenizer):
+    """Neighbours in the same style are drawn as one text, which must not move what follows."""
+    ids = encode("Once upon a éא time", byte_tokenizer)
+    half = ids[: len(ids) // 2]
+    output = output_of([5] * len(ids), [*half, *[5] * (len(ids) - len(half))], [*half, EOS, *ids[len(half) + 1 :]])
+    timeline = Timeline.from_output(output, byte_tokenizer)
+    columns = {}
+    for x, _, text in texts_drawn(timeline):
+        for offset, character in enumerate(text):
+            columns[round(x / COLUMN_WIDTH) + offset] = character
+    expected = {column: character for column, character in enumerate(timeline.text) if character != " "}
+    assert {column: character for column, character in columns.items() if character != " "} == expected
 
 
 def texts_drawn(timeline: Timeline) -> list[tuple[float, float, str]]:
@@ -737,16 +755,16 @@ def texts_drawn(timeline: Timeline) -> list[tuple[float, float, str]]:
     return [text for text in texts if text[1] < caption]
 
 
-def test_characters_without_a_glyph_become_a_box_and_a_warning(pictures, byte_tokenizer, monkeypatch):
+def test_characters_without_a_glyph_become_a_box_and_one_warning(pictures, byte_tokenizer, tmp_path, monkeypatch):
     from transformers_fsdfm.timeline import picture
 
     warnings = []
-    monkeypatch.setattr(picture.logger, "warning_once", lambda message, *args: warnings.append(message % args))
-    picture._has_glyphs.cache_clear()
-    drawn = texts_drawn(written("a \U00012031 é", byte_tokenizer))  # a cuneiform sign
-    assert [text for _, _, text in drawn] == ["a", "□", "é"]
+    monkeypatch.setattr(picture.logger, "warning", warnings.append)
+    timeline = written("a \U00012031 \U00012032 é", byte_tokenizer)  # cuneiform signs
+    assert "".join(text for _, _, text in texts_drawn(timeline)).replace(" ", "") == "a□□é"
+    timeline.save(tmp_path / "timeline.png")
     assert len(warnings) == 1
-    assert "\U00012031" in warnings[0]
+    assert "\U00012031 \U00012032 (2 in all)" in warnings[0]
 
 
 # The race

@@ -81,28 +81,39 @@ def _split(line: str, columns: int) -> Iterator[str]:
     yield part
 
 
-def visual_order(texts: Sequence[str]) -> list[int]:
+def visual_order(line: Sequence[Piece]) -> list[Piece]:
     """
-    Indices of the pieces of a line from left to right on the screen.
+    The pieces of a line from left to right on the screen.
 
-    The Unicode bidirectional algorithm (UAX 9) for whole pieces: each goes by its first strong character; one without,
-    such as a space, goes with its neighbours if these agree, else with the line; numbers keep their order. The line
-    goes by its first strong piece. What is inside a piece is left to the text engine.
+    The Unicode bidirectional algorithm (UAX 9) for whole pieces: each goes by its first strong character; one without
+    goes with its neighbours if these agree, else with the line; numbers keep their order. The line goes by its first
+    strong piece. Spaces in front of a word are pieces of their own here. What is inside a piece is left to the text
+    engine.
     """
-    levels = _levels([_direction(text) for text in texts], "R" if is_right_to_left(texts) else "L")
-    order = list(range(len(texts)))
+    pieces = [part for piece in line for part in _split_spaces(piece)]
+    levels = _levels([_direction(piece.text) for piece in pieces], "R" if is_right_to_left(line) else "L")
+    order = list(range(len(pieces)))
     for level in range(max(levels, default=0), 0, -1):
         order = [
             index
             for is_reversed, run in groupby(order, key=lambda index, level=level: levels[index] >= level)
             for index in (reversed(list(run)) if is_reversed else run)
         ]
-    return order
+    return [pieces[index] for index in order]
 
 
-def is_right_to_left(texts: Sequence[str]) -> bool:
+def _split_spaces(piece: Piece) -> list[Piece]:
+    word = piece.text.lstrip(" ")
+    num_spaces = len(piece.text) - len(word)
+    if not word or not num_spaces:
+        return [piece]
+    return [Piece(piece.cell, " " * num_spaces, num_spaces), Piece(piece.cell, word, piece.width - num_spaces)]
+
+
+def is_right_to_left(line: Sequence[Piece]) -> bool:
     """Whether a line goes from right to left: by its first strong piece."""
-    return next((direction for direction in map(_direction, texts) if direction in "LR"), "L") == "R"
+    directions = (_direction(piece.text) for piece in line)
+    return next((direction for direction in directions if direction in "LR"), "L") == "R"
 
 
 def _direction(text: str) -> str:

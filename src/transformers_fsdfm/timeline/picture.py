@@ -3,12 +3,14 @@
 
 import io
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import regex
+from rich.cells import cell_len
 from transformers.utils import logging
 
 from .cells import make_visible
@@ -39,7 +41,7 @@ FONTS = (
     *("Noto Sans Devanagari", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Emoji", "Symbola", "Arial Unicode MS"),
     *("Segoe UI", "Segoe UI Symbol", "Segoe UI Emoji", "Microsoft YaHei", "Hiragino Sans", "Apple Symbols"),
 )
-NO_GLYPH = "□"
+BOX = "□"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def draw(timelines: Sequence[Timeline], suffix: str) -> bytes:
     """The final texts side by side, as a `.png` or `.svg` file."""
     import matplotlib
 
+    _warn_of_boxes(timelines)
     last = Frame(tuple(timeline.num_steps for timeline in timelines), 0)
     figure = _draw_frame(_Grid(timelines, [last]), last)
     # Two runs give the same file: no date, and names that do not depend on chance.
@@ -91,6 +94,7 @@ def draw(timelines: Sequence[Timeline], suffix: str) -> bytes:
 
 def animate(timelines: Sequence[Timeline], frames: Sequence[Frame]) -> bytes:
     """A `.gif` file that runs for ever."""
+    _warn_of_boxes(timelines)
     grid = _Grid(timelines, frames)
     images = [_rasterize(_draw_frame(grid, frame)) for frame in frames]
     palette = images[-1].quantize(64)  # the last picture has all colours
@@ -126,7 +130,7 @@ class _Grid:
 
     @property
     def num_lines(self) -> float:
-        return self.has_clock * 1.5 + self.title_lines + self.text_lines + 1.5 + self.legend_lines
+        return self.has_clock * 1.5 + self.title_lines + self.text_lines + 0.5 + self.legend_lines
 
 
 def _draw_frame(grid: _Grid, frame: Frame) -> "Figure":
@@ -153,21 +157,17 @@ def _draw_frame(grid: _Grid, frame: Frame) -> "Figure":
 
 
 def _draw_text(pen: "_Pen", left: float, top: float, grid: _Grid, timeline: Timeline, step: int) -> None:
-    for line_number, line in enumerate(grid.wrap(timeline, step)):
-        texts = [piece.text for piece in line]
-        column = left + grid.columns - sum(piece.width for piece in line) if is_right_to_left(texts) else left
-        for index in visual_order(texts):
-            piece = line[index]
+    for number, line in enumerate(grid.wrap(timeline, step)):
+        column = left + grid.columns - sum(piece.width for piece in line) if is_right_to_left(line) else left
+        for piece in visual_order(line):
             cell = timeline.cells[piece.cell]
             is_settled = cell.settled_step is not None and cell.settled_step <= step
             if is_settled:
-                pen.fill(column, top + line_number, piece.width, COLORS[timeline.color_of(cell.settled_step)])
+                pen.fill(column, top + number, piece.width, COLORS[timeline.color_of(cell.settled_step)])
             elif cell.kind == "given":
-                pen.underline(column, top + line_number, piece.width)
+                pen.underline(column, top + number, piece.width)
             color = DIM_COLOR if cell.is_special else TEXT_COLOR if is_settled or cell.kind == "given" else GIVEN_COLOR
-            pen.write(
-                column, top + line_number, piece.text, color=color, style="italic" if cell.is_special else "normal"
-            )
+            pen.write(column, top + number, piece.text, color=color, style="italic" if cell.is_special else "normal")
             column += piece.width
 
 
@@ -195,11 +195,12 @@ def _draw_legend(pen: "_Pen", left: float, top: float, timeline: Timeline, colum
 
 
 class _Pen:
-    """Draws at columns and lines of the grid; `finish` puts the backgrounds behind the text in one go."""
+    """Draws at columns and lines of the grid; `finish` does the work, with as few objects as it can."""
 
     def __init__(self, axes: Any) -> None:
         self._axes = axes
-        self._rectangles: list[tuple[float, float, float, float, str]] = []
+        self._rectangles: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
+        self._texts: list[tuple[float, float, str, dict[str, str]]] = []
 
     def fill(self, column: float, line: float, columns: float, color: str) -> None:
         self._rectangle(column, line * LINE_HEIGHT + 1, columns, LINE_HEIGHT - 2, color)
@@ -208,35 +209,40 @@ class _Pen:
         self._rectangle(column, (line + 1) * LINE_HEIGHT - 3, columns, 0.8, GIVEN_COLOR)
 
     def _rectangle(self, column: float, y: float, columns: float, height: float, color: str) -> None:
-        if columns:
-            self._rectangles.append((column * COLUMN_WIDTH, y, columns * COLUMN_WIDTH, height, color))
+        self._rectangles[color].append((column * COLUMN_WIDTH, y, columns * COLUMN_WIDTH, height))
 
-    def write(self, column: float, line: float, text: str, **style: Any) -> None:
-        # Spaces move the rest: text engines leave them out of what they measure.
-        text = text.rstrip(" ")
-        stripped = text.lstrip(" ")
-        if not stripped:
-            return
-        self._axes.text(
-            (column + len(text) - len(stripped)) * COLUMN_WIDTH,
-            (line + 0.72) * LINE_HEIGHT,
-            _with_glyphs(stripped),
-            fontsize=FONT_SIZE,
-            family=_font_families(),
-            verticalalignment="baseline",
-            parse_math=False,
-            **style,
-        )
+    def write(self, column: float, line: float, text: str, **style: str) -> None:
+        """Continues the text before if it has the same style and both are in the grid's own font."""
+        if self._texts and _is_in_grid_font(text):
+            last_column, last_line, last_text, last_style = self._texts[-1]
+            is_next = (last_column + len(last_text), last_line, last_style) == (column, line, style)
+            if is_next and _is_in_grid_font(last_text):
+                self._texts[-1] = (last_column, line, last_text + text, style)
+                return
+        self._texts.append((column, line, text, style))
 
     def finish(self) -> None:
         from matplotlib.collections import PatchCollection
         from matplotlib.patches import Rectangle
 
-        for color, group in itertools.groupby(
-            sorted(self._rectangles, key=lambda item: item[4]), key=lambda item: item[4]
-        ):
-            patches = [Rectangle((x, y), width, height) for x, y, width, height, _ in group]
+        for color, rectangles in self._rectangles.items():
+            patches = [Rectangle((x, y), width, height) for x, y, width, height in rectangles]
             self._axes.add_collection(PatchCollection(patches, facecolor=color, edgecolor="none", zorder=0))
+        for column, line, text, style in self._texts:
+            # Spaces move the rest: text engines leave them out of what they measure.
+            text = text.rstrip(" ")
+            stripped = text.lstrip(" ")
+            if stripped:
+                self._axes.text(
+                    (column + len(text) - len(stripped)) * COLUMN_WIDTH,
+                    (line + 0.72) * LINE_HEIGHT,
+                    _with_boxes(stripped),
+                    fontsize=FONT_SIZE,
+                    family=_font_families(),
+                    verticalalignment="baseline",
+                    parse_math=False,
+                    **style,
+                )
 
 
 def _rasterize(figure: "Figure") -> "Image":
@@ -259,23 +265,33 @@ def _font_families() -> list[str]:
 
 
 @cache
-def _glyphs() -> frozenset[int]:
-    """Every code point that one of the fonts has."""
+def _code_points(*families: str) -> frozenset[int]:
+    """Those that one of the fonts has."""
     from matplotlib import font_manager
 
-    paths = [font_manager.findfont(name) for name in _font_families()]
+    paths = [font_manager.findfont(name) for name in families]
     return frozenset(itertools.chain.from_iterable(font_manager.get_font(path).get_charmap() for path in paths))
 
 
-def _with_glyphs(text: str) -> str:
-    """Puts a box in place of characters that no installed font has, and says so once."""
-    return "".join(character if _has_glyphs(character) else NO_GLYPH for character in regex.findall(r"\X", text))
+def _is_in_grid_font(text: str) -> bool:
+    """Whether every character takes one column, so that what follows stands where it should."""
+    return cell_len(text) == len(text) and all(map(_code_points(FONTS[0]).__contains__, map(ord, text)))
+
+
+def _with_boxes(text: str) -> str:
+    """Puts a box in place of characters that no installed font has."""
+    return "".join(character if _has_glyphs(character) else BOX for character in regex.findall(r"\X", text))
 
 
 @cache
 def _has_glyphs(character: str) -> bool:
     shown = regex.sub(r"\p{Default_Ignorable_Code_Point}", "", character)
-    if all(ord(part) in _glyphs() for part in shown):
-        return True
-    logger.warning_once("No installed font has %r: the picture shows a box; pages show it", character)
-    return False
+    return all(map(_code_points(*_font_families()).__contains__, map(ord, shown)))
+
+
+def _warn_of_boxes(timelines: Sequence[Timeline]) -> None:
+    characters = {character for timeline in timelines for character in regex.findall(r"\X", timeline.text)}
+    missing = sorted(character for character in characters if not _has_glyphs(character))
+    if missing:
+        shown = " ".join(missing[:10])
+        logger.warning(f"No installed font has {shown} ({len(missing)} in all): pictures show boxes, pages show them")
