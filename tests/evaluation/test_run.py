@@ -368,17 +368,8 @@ def test_processes_share_the_work_without_gap_or_overlap_and_evenly(processes):
 def test_two_processes_write_the_same_report_as_one(make, world, tmp_path):
     metrics = (*CHEAP, "generative_perplexity")
     evaluate_models(make(out=tmp_path / "one", metrics=metrics))
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "transformers_fsdfm.evaluation"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "transformers_fsdfm.evaluation"]  # Accelerate starts many on CPUs only with MPI
     command += [world.fsdfm, world.dfm, "--reference", world.reference, "--scorer", world.scorer]
     command += ["--out", tmp_path / "two", "--steps", "1,3", "--seeds", "0,1", "--num-samples", "20"]
     command += ["--batch-size", "8", "--num-resamples", "100", "--metrics", ",".join(metrics), "--device", "cpu"]
