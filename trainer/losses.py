@@ -13,12 +13,14 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from transformers_fsdfm.flow_fsdfm import Schedule
+
+from .module_calls import run_as_forward, run_with_weights
 
 
 IGNORE_INDEX = -100
@@ -27,7 +29,6 @@ LOGITS_CHUNK_BYTES = {"cpu": 2**26, "accelerator": 2**28}
 
 PositionLoss = Callable[..., Tensor]
 HeadForward = Callable[[Tensor], Tensor]
-Result = TypeVar("Result")
 
 
 # ---- The formulas ----------------------------------------------------------------------------------------------------
@@ -297,11 +298,11 @@ def chunked_loss(head: nn.Module, hidden_states: Tensor, *parts: LossPart, chunk
 
     def compute() -> tuple[Tensor, Tensor]:
         losses_of = partial(_loss_in_chunks, head=head, chunks=chunks, weight=weight)
-        return _call_as_forward(head, losses_of, hidden_states.flatten(0, 1).index_select(0, position))
+        return run_as_forward(head, losses_of, hidden_states.flatten(0, 1).index_select(0, position))
 
     for part in parts:
         if part.teacher_head is not None:
-            compute = partial(_with_frozen_head, part.teacher_head, compute, hidden_states.detach())
+            compute = partial(run_with_weights, part.teacher_head, compute, hidden_states.detach())
     loss, position_losses = compute()
     row_loss = row_share.new_zeros(len(counted)).index_add_(0, row, position_losses * row_share)
     return HeadLoss(loss, row_loss)
@@ -338,48 +339,6 @@ def _num_outputs(head: nn.Module) -> int:
     if not hasattr(head, "out_features"):
         raise ValueError(f"`chunk_size` is required, because `head` ({type(head).__name__}) has no `out_features`")
     return head.out_features
-
-
-def _call_as_forward(
-    head: nn.Module, function: Callable[[HeadForward, Tensor], Any], hidden_states: Tensor
-) -> tuple[Tensor, Tensor] | Tensor:
-    """`function(head.forward, hidden_states)`, run where the forward of `head` would be: between its hooks."""
-    own, forward = vars(head).get("forward"), head.forward
-
-    def restore() -> None:
-        vars(head).pop("forward", None)
-        if own is not None:  # e.g. put there by accelerate
-            head.forward = own
-
-    def run_once(hidden_states: Tensor) -> tuple[Tensor, Tensor] | Tensor:
-        restore()  # `function` may call the head as usual
-        return function(forward, hidden_states)
-
-    head.forward = run_once
-    try:
-        return head(hidden_states)
-    finally:
-        restore()
-
-
-def _with_frozen_head(head: nn.Module, function: Callable[[], Result], anchor: Tensor) -> Result:
-    """
-    `function()`, which may call `head.forward`, between the hooks of `head`; these see no graph and so prepare no
-    backward.
-
-    Args:
-        anchor (`torch.Tensor`): any tensor on the device of the head that has no graph.
-    """
-    results, grad_enabled = [], torch.is_grad_enabled()
-
-    def keep_result(forward: HeadForward, anchor: Tensor) -> Tensor:
-        with torch.set_grad_enabled(grad_enabled):
-            results.append(function())
-        return anchor
-
-    with torch.no_grad():
-        _call_as_forward(head, keep_result, anchor)
-    return results[0]
 
 
 class _Chunk(NamedTuple):

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from transformers_fsdfm.flow_fsdfm import candidate_hazard, jump_candidates
 
-from .losses import _call_as_forward, equal_chunks, evaluation_mode, positions_per_chunk
+from .losses import equal_chunks, evaluation_mode, positions_per_chunk
+from .module_calls import run_as_forward
 
 
 class _Scheme(NamedTuple):
@@ -122,7 +123,7 @@ def _jump(
         return torch.cat([jump_candidates(solver, head_forward(hidden), *rest) for hidden, *rest in chunks])
 
     # One call of the head however many chunks: hooks that gather sharded weights must run equally often everywhere.
-    moved = _call_as_forward(teacher.lm_head, move, hidden_states.flatten(0, 1)[position])
+    moved = run_as_forward(teacher.lm_head, move, hidden_states.flatten(0, 1)[position])
     # -1 stands for logits that were no numbers; the target is then no number either, and so is the loss.
     return current_ids.flatten().index_copy(0, position, moved.clamp_min(0)).view_as(current_ids)
 

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from .losses import _with_frozen_head
+from .module_calls import run_with_weights
 
 
 Result = TypeVar("Result")
@@ -110,4 +110,4 @@ def with_weights_at_hand(module: nn.Module, function: Callable[[], Result], anch
     """
     if not isinstance(module, FSDPModule):
         return function()
-    return _with_frozen_head(module, function, anchor)
+    return run_with_weights(module, function, anchor)
