@@ -1,14 +1,16 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """Drafts that rewrite themselves on the terminal while a text is generated."""
 
+import contextlib
 import itertools
+import signal
 import sys
 import time as clock
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -23,6 +25,7 @@ GIVEN, CHANGED, SETTLED, STATUS = "bold", "yellow", "", "dim"
 MASK_PICTURE = "░"
 SECONDS_BETWEEN_DRAFTS = 0.05
 MAX_SHARE_OF_TIME = 0.1  # that drafts may take from the sampling
+SECONDS_OF_CTRL_C = 0.05  # the terminal throws away what is written to it in the moment of a Ctrl-C
 
 
 class LiveDrafts:
@@ -52,14 +55,22 @@ class LiveDrafts:
             self._live.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self.is_shown:
+    def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
+        if not self.is_shown:
+            return
+        if error_type is KeyboardInterrupt:
+            clock.sleep(SECONDS_OF_CTRL_C)
+        with _without_interruption():
             self._live.stop()
+
+    def _show(self, content: RenderableType) -> None:
+        with _without_interruption():
+            self._live.update(content, refresh=True)
 
     def note(self, text: str) -> None:
         """Shows a line in place of a draft."""
         if self.is_shown:
-            self._live.update(Text(printable(text), style=STATUS, overflow="ellipsis", no_wrap=True), refresh=True)
+            self._show(Text(printable(text), style=STATUS, overflow="ellipsis", no_wrap=True))
 
     def callback(
         self, tokenizer: "PreTrainedTokenizerBase", given: Sequence[bool], num_steps: int | None, mask_id: int | None
@@ -88,7 +99,7 @@ class LiveDrafts:
             rows = tensors["sequences"]
             which = f" · the first of {len(rows)} texts" if len(rows) > 1 else ""
             status = f"step {step + 1}{of_all} · {now - started:.1f} s{which}"
-            self._live.update(Group(*draft.render(rows[0].tolist(), status, self.console)), refresh=True)
+            self._show(Group(*draft.render(rows[0].tolist(), status, self.console)))
             cost = clock.monotonic() - now
             next_time = now + max(SECONDS_BETWEEN_DRAFTS, cost / MAX_SHARE_OF_TIME)
 
@@ -139,6 +150,19 @@ class _Draft:
             return GIVEN, False
         is_same = index < len(self.shown_ids) and ids[index] == self.shown_ids[index]
         return (SETTLED if is_same else CHANGED), ids[index] == self.mask_id
+
+
+@contextlib.contextmanager
+def _without_interruption() -> Iterator[None]:
+    """Holds Ctrl-C back for a moment: half a draft could not be taken away."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _of_known_width(text: str) -> str:
