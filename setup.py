@@ -37,11 +37,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     package_dir={"": "src", **OUTER_PACKAGES},
-    packages=[*find_packages("src"), *OUTER_PACKAGES],
+    packages=[
+        *find_packages("src"),
+        *OUTER_PACKAGES,
+        *(f"transformers_fsdfm.trainer.{name}" for name in find_packages("trainer")),
+    ],
     package_data={
         "transformers_fsdfm": ["py.typed"],
         "transformers_fsdfm.timeline": ["*.css", "*.js"],
         "transformers_fsdfm.trainer": ["launch/*"],
+        "transformers_fsdfm.trainer.recipes.tinystories": ["*.yaml", "*.md"],
         "transformers_fsdfm.hub_configs": ["*/*"],
     },
     install_requires=["torch>=2.6", "transformers>=5.20,<6", "typer>=0.16", "rich>=13.7"],

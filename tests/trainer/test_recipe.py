@@ -1,0 +1,97 @@
+"""The recipe of the shipped checkpoints, at a size that takes seconds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from transformers_fsdfm.trainer.recipes import tinystories
+from transformers_fsdfm.trainer.recipes.tinystories import stages
+from transformers_fsdfm.trainer.recipes.tinystories.publish import CHECKSUMS, checksum
+
+
+FOLDER = Path(tinystories.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> dict[str, str]:
+    """A file to train on, and one to evaluate on."""
+    folder = tmp_path_factory.mktemp("text")
+    for name, number in (("train", 60), ("valid", 20)):
+        stories = [f"Once upon a time Tom had {count} red apples and a dog. The end." for count in range(number)]
+        (folder / f"{name}.txt").write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    return {name: str(folder / f"{name}.txt") for name in ("train", "valid")}
+
+
+@pytest.fixture(scope="module")
+def run(text, tmp_path_factory) -> Path:
+    """The run folder of the toy recipe."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        folder = tmp_path_factory.mktemp("run")
+        toy = stages.read_settings(FOLDER / "toy.yaml")
+        stages.run_recipe(toy, [text["train"]], [text["valid"]], folder)
+    return folder
+
+
+def test_published_folders_load_and_generate(run):
+    for name, is_fsdfm, num_steps in (("publish-dfm", False, 16), ("publish-fsdfm", True, 8)):
+        model = AutoModel.from_pretrained(run / name, trust_remote_code=True)
+        tokenizer = AutoTokenizer.from_pretrained(run / name)
+        assert model.dtype == torch.bfloat16
+        assert model.config.step_size_conditioning == is_fsdfm
+        assert model.config.max_position_embeddings == 32
+        assert GenerationConfig.from_pretrained(run / name).num_steps == num_steps
+        assert isinstance(tokenizer.decode(model.generate()[0]), str)
+
+
+def test_weights_are_those_that_were_trained(run):
+    trained = AutoModel.from_pretrained(run / "fsdfm", trust_remote_code=True)
+    shipped = AutoModel.from_pretrained(run / "publish-fsdfm", trust_remote_code=True)
+    for (name, weight), (_, half) in zip(trained.named_parameters(), shipped.named_parameters(), strict=True):
+        assert torch.equal(weight.bfloat16(), half), name
+
+
+def test_checksums_are_those_of_the_files(run):
+    lines = (run / "publish-fsdfm" / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    listed = dict(reversed(line.split("  ")) for line in lines)
+    assert set(listed) == {"model.safetensors", "tokenizer.json"}
+    assert all(checksum(run / "publish-fsdfm" / name) == value for name, value in listed.items())
+
+
+def test_scorer_reads_the_same_tokens(run):
+    scorer = AutoModelForCausalLM.from_pretrained(run / "scorer")
+    tokenizer = AutoTokenizer.from_pretrained(run / "scorer")
+    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(run / "publish-fsdfm").get_vocab()
+    ids = tokenizer("Once upon a time", return_tensors="pt")["input_ids"]
+    assert torch.isfinite(scorer(ids, labels=ids).loss)
+
+
+def test_what_is_done_is_not_done_again(run, text):
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")}
+    toy = stages.read_settings(FOLDER / "toy.yaml")
+    stages.run_recipe(toy, [text["train"]], [text["valid"]], run)
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")} == before
+
+
+def test_the_real_recipe_has_the_stages_of_the_toy():
+    real, toy = (stages.read_settings(FOLDER / f"{name}.yaml") for name in ("recipe", "toy"))
+    assert [(name, stage["kind"], stage.get("start_from")) for name, stage in real.items()] == [
+        (name, stage["kind"], stage.get("start_from")) for name, stage in toy.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"kind": "train"}, "must have a `kind` out of"),
+        ({"kind": "distill", "start_from": "later"}, "starts from later, which is not before it"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path, stage, message):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(yaml.safe_dump({"first": stage, "later": {"kind": "pretrain"}}), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        stages.read_settings(file)

@@ -1,0 +1,43 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""From a trained model to the folder that is shipped: half the size, with its tokenizer and its way to generate."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from transformers_fsdfm import FSDFMForDiffusionLM, FSDFMGenerationConfig
+
+
+CHECKSUMS = "SHA256SUMS"
+
+
+def publish(trained: Path, folder: Path, *, generation: dict[str, Any], dtype: str = "bfloat16") -> None:
+    """
+    Writes a complete model folder, and the checksums of its weights and tokenizer beside them.
+
+    Args:
+        trained (`Path`): the folder of a trained DFM or FS-DFM, with tokenizer.
+        folder (`Path`): the folder to write.
+        generation (`dict[str, Any]`): fields of [`FSDFMGenerationConfig`], such as `num_steps`.
+        dtype (`str`, *optional*, defaults to `"bfloat16"`): of the weights.
+    """
+    model = FSDFMForDiffusionLM.from_pretrained(trained, dtype=getattr(torch, dtype))
+    model.generation_config = FSDFMGenerationConfig.from_model_config(model.config)
+    unknown = model.generation_config.update(**generation)
+    if unknown:
+        raise ValueError(f"`generation` has settings that generate does not know: {sorted(unknown)}")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
+    lines = [f"{checksum(folder / name)}  {name}\n" for name in ("model.safetensors", "tokenizer.json")]
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def checksum(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+__all__ = ["CHECKSUMS", "checksum", "publish"]

@@ -1,0 +1,89 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""The stages of the recipe: each a folder with a finished model, made from the one before."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+KINDS = ("pretrain", "distill", "scorer", "publish")
+FINISHED = ".finished"  # the file that says so in the folder of a stage
+
+
+def read_settings(path: Path) -> dict[str, dict[str, Any]]:
+    """
+    The settings of a recipe: name of a stage -> its settings.
+
+    `kind` says what the stage does and `start_from` names the stage whose model (for `scorer`: whose tokenizer) it
+    starts from; the rest are arguments of `pretrain`, `distill`, [`train_scorer`] or [`publish`]. The settings under
+    `common` belong to every `pretrain` and `distill`.
+
+    Raises:
+        `ValueError`: a stage of an unknown kind, or one that starts from a stage that does not come before it.
+    """
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    common, done = settings.pop("common", {}), []
+    for name, stage in settings.items():
+        if stage.get("kind") not in KINDS:
+            raise ValueError(f"{path}: the stage {name} must have a `kind` out of {KINDS}, but has {stage.get('kind')}")
+        if stage.get("start_from") not in (None, *done):
+            raise ValueError(f"{path}: the stage {name} starts from {stage['start_from']}, which is not before it")
+        done.append(name)
+        if stage["kind"] in ("pretrain", "distill"):
+            settings[name] = {**common, **stage}
+    return settings
+
+
+def run_recipe(
+    settings: dict[str, dict[str, Any]], train_data: list[str], validation_data: list[str] | None, output_dir: Path
+) -> None:
+    """
+    Runs all stages that are not finished yet; one that was stopped goes on from its last checkpoint.
+
+    Args:
+        settings (`dict`): from [`read_settings`].
+        train_data, validation_data (`list[str]`): as of `fsdfm pretrain`.
+        output_dir (`Path`): gets a folder for each stage.
+    """
+    from .publish import publish
+    from .scorer import train_scorer
+
+    data = {"train_data": train_data, "validation_data": validation_data}
+    for name, stage in settings.items():
+        folder = output_dir / name
+        if is_finished(folder):
+            print(f"{name}: done before")
+            continue
+        stage = dict(stage)
+        kind, start = stage.pop("kind"), stage.pop("start_from", None)
+        start_folder = None if start is None else output_dir / start
+        if kind == "scorer":
+            train_scorer(output_dir=folder, tokenizer=str(start_folder), **data, **stage)
+        elif kind == "publish":
+            publish(start_folder, folder, **stage)
+        else:
+            _run_script(kind, folder, start_folder, {**data, **stage})
+        (folder / FINISHED).touch()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a stage has been completed."""
+    return (folder / FINISHED).is_file()
+
+
+def _run_script(kind: str, folder: Path, start_folder: Path | None, arguments: dict[str, Any]) -> None:
+    """`fsdfm pretrain` or `fsdfm distill`, with its arguments in a YAML file."""
+    from transformers_fsdfm.trainer import distill, pretrain
+
+    arguments = {**arguments, "output_dir": str(folder), "resume_from_checkpoint": "auto"}
+    if start_folder is not None:
+        arguments["model_name_or_path"] = str(start_folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    config = folder.with_suffix(".yaml")
+    given = {key: value for key, value in arguments.items() if value is not None}
+    config.write_text(yaml.safe_dump(given, allow_unicode=True), encoding="utf-8")
+    {"pretrain": pretrain, "distill": distill}[kind].main(["--config", str(config)])
+
+
+__all__ = ["is_finished", "read_settings", "run_recipe"]
