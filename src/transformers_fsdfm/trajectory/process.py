@@ -1,0 +1,161 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""
+Runs of the sampling process that share their random numbers, however many steps each of them takes.
+
+Every position has a clock that rings at random, at rate 1 on the axis of cumulated hazard, and a random number comes
+with each ring. A step that covers a stretch of that axis makes a candidate of the positions whose clock rings in it (at
+least once: probability 1 - exp(-hazard), as it must be), and the number of the first ring decides what becomes of it.
+So each run has the law of `generate`, and two runs with the same clocks differ only where the model's posteriors do.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..flow_fsdfm import CandidatePlan, Schedule, candidate_hazard, jump_candidates
+
+
+# The head runs on so many candidates at a time that their float32 logits fill about this much memory.
+LOGITS_CHUNK_BYTES = 2**26
+
+
+class Clocks(NamedTuple):
+    """
+    The rings of all clocks, in no particular order.
+
+    Attributes:
+        position (`torch.LongTensor` of shape `(rings,)`): indices into the flattened rows.
+        hazard (`torch.DoubleTensor` of shape `(rings,)`): when it rings.
+        uniform (`torch.DoubleTensor` of shape `(rings,)`): the random number that comes with it, in [0, 1).
+    """
+
+    position: Tensor
+    hazard: Tensor
+    uniform: Tensor
+
+
+def draw_clocks(length: int, horizon: float, generators: Sequence[torch.Generator]) -> Clocks:
+    """
+    Lets the clocks of some rows ring up to `horizon`, and once beyond it, for the last step.
+
+    Args:
+        length (`int`): positions of a row.
+        horizon (`float`): the largest cumulated hazard at which a last step of a run begins.
+        generators (`list[torch.Generator]`): one for each row, on the CPU.
+    """
+    rows = [_draw_row(length, horizon, generator, row * length) for row, generator in enumerate(generators)]
+    return Clocks(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+def _draw_row(length: int, horizon: float, generator: torch.Generator, offset: int) -> tuple[Tensor, Tensor, Tensor]:
+    position = torch.arange(length) + offset
+    hazard = torch.zeros(length, dtype=torch.float64)
+    rings = []
+    while len(position):
+        waiting_uniform, uniform = torch.rand((len(position), 2), generator=generator, dtype=torch.float64).unbind(-1)
+        hazard = hazard - torch.log1p(-waiting_uniform)
+        rings.append((position, hazard, uniform))
+        goes_on = hazard < horizon
+        position, hazard = position[goes_on], hazard[goes_on]
+    return tuple(torch.cat(column) for column in zip(*rings, strict=True))
+
+
+def step_hazards(solver: str, schedule: Schedule, times: Tensor) -> Tensor:
+    """The hazard of each step between successive times, `(steps,)`, float64; `+inf` for one that ends at t = 1."""
+    return candidate_hazard(solver, schedule, times[:-1], times.diff())
+
+
+def last_step_hazard(solver: str, schedule: Schedule, times: Tensor) -> float:
+    """The cumulated hazard at which the last step of a run begins: what `draw_clocks` needs to know as `horizon`."""
+    return float(step_hazards(solver, schedule, times)[:-1].sum())
+
+
+def plan_from_clocks(clocks: Clocks, hazards: Tensor) -> CandidatePlan:
+    """
+    The candidates of each step: positions whose clock rings in it, with the number of the first ring.
+
+    Args:
+        hazards (`torch.DoubleTensor` of shape `(steps,)`): from [`step_hazards`].
+    """
+    step = torch.searchsorted(hazards[:-1].cumsum(0), clocks.hazard, right=True)
+    place = step * (int(clocks.position.max()) + 1) + clocks.position
+    order = torch.argsort(clocks.hazard)
+    order = order[torch.argsort(place[order], stable=True)]
+    place = place[order]
+    is_first = torch.ones_like(place, dtype=torch.bool)
+    is_first[1:] = place[1:] != place[:-1]
+    first = order[is_first]
+    counts = torch.bincount(step[first], minlength=len(hazards))
+    return CandidatePlan(clocks.position[first], clocks.uniform[first], [0, *counts.cumsum(0).tolist()])
+
+
+@torch.no_grad()
+def run_process(
+    model: nn.Module, ids: Tensor, times: Tensor, clocks: Clocks, solver: str, record: Collection[int]
+) -> dict[int, Tensor]:
+    """
+    Takes x_t through the times to t = 1.
+
+    Args:
+        model ([`FSDFMForDiffusionLM`] or a module with the same `model`, `lm_head` and `config`): in eval mode.
+        ids (`torch.LongTensor` of shape `(rows, length)`): x_t at `times[0]`, on the model's device; left unchanged.
+        times (`torch.DoubleTensor` of shape `(steps + 1,)`): increasing, the last one is 1.
+        clocks ([`Clocks`]): of these rows.
+        record (`Collection[int]`): after how many steps the state is wanted; 0 is the start.
+
+    Returns:
+        `dict[int, torch.LongTensor]`: number of steps -> state `(rows, length)`.
+
+    Raises:
+        `RuntimeError`: if the model's logits are not numbers.
+    """
+    hazards = step_hazards(solver, model.config.flow_schedule, times)
+    plan = plan_from_clocks(clocks, hazards)
+    position, uniform = plan.position.to(ids.device), plan.uniform.to(ids.device)
+    ids = ids.clone()
+    states = {0: ids.clone()} if 0 in record else {}
+    for step in range(len(hazards)):
+        now = slice(plan.step_offset[step], plan.step_offset[step + 1])
+        _take_step(model, ids, times[step : step + 2], hazards[step], position[now], uniform[now], solver)
+        if step + 1 in record:
+            states[step + 1] = ids.clone()
+    return states
+
+
+def _take_step(
+    model: nn.Module, ids: Tensor, times: Tensor, hazard: Tensor, position: Tensor, uniform: Tensor, solver: str
+) -> None:
+    """Moves the candidates of one step in place."""
+    if model.config.source_distribution == "mask":  # what has been unmasked stays
+        is_open = ids.flatten()[position] == model.config.vocab_size
+        position, uniform = position[is_open], uniform[is_open]
+    if not len(position):
+        return
+    hidden_states = final_hidden_states(model, ids, float(times[0]), float(times[1] - times[0])).flatten(0, 1)
+    current_ids = ids.flatten()[position]
+    size = positions_per_chunk(model.config.vocab_size)
+    next_ids = [
+        jump_candidates(solver, model.lm_head(hidden_states[at]), current, hazard.to(ids.device), draw)
+        for at, current, draw in zip(position.split(size), current_ids.split(size), uniform.split(size), strict=True)
+    ]
+    next_ids = torch.cat(next_ids)
+    if (next_ids < 0).any():
+        raise RuntimeError(f"The model's logits were not numbers (NaN or infinite) at t = {float(times[0]):g}")
+    ids.view(-1)[position] = next_ids
+
+
+def final_hidden_states(model: nn.Module, ids: Tensor, time: float, step_size: float) -> Tensor:
+    """What the head takes, `(rows, length, hidden_size)`, at one t and h for all rows."""
+    at = {"dtype": torch.float32, "device": ids.device}
+    return model.model(
+        input_ids=ids,
+        time=torch.tensor([time], **at),
+        step_size=torch.tensor([step_size], **at) if model.config.step_size_conditioning else None,
+    ).last_hidden_state
+
+
+def positions_per_chunk(vocab_size: int) -> int:
+    """How many positions' logits exist at a time."""
+    return max(1, LOGITS_CHUNK_BYTES // (4 * vocab_size))

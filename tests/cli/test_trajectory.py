@@ -1,0 +1,91 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""`fsdfm trajectory`."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import STORY
+
+
+pytest.importorskip("matplotlib", reason='needs pip install "transformers-fsdfm[eval]"')
+
+SMALL = ["--steps", "1,2,8", "--num-fine-steps", "8", "--lengths", "16,32", "--num-texts", "2", "--num-rollouts", "4"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "text.txt"
+    file.write_text("<|endoftext|>\n".join([STORY] * 30), encoding="utf-8")
+    return file
+
+
+def test_measures_plots_and_says_where(run, checkpoint, data, tmp_path):
+    code, out, error = run("trajectory", "--model", checkpoint, "--data", data, "--out", tmp_path / "growth", *SMALL)
+    assert code == 0, error
+    lines = out.splitlines()
+    assert lines[0].split()[:3] == ["length", "from", "t"]
+    assert [line.split()[:3] for line in lines[1:6]] == [
+        ["16", "0", "1"],
+        ["16", "0", "2"],
+        ["16", "0", "8"],
+        ["16", "0.5", "2"],
+        ["16", "0.5", "8"],
+    ]
+    assert str(tmp_path / "growth" / "trajectory.json") in lines
+    record = json.loads((tmp_path / "growth" / "trajectory.json").read_text(encoding="utf-8"))
+    assert record["about"]["num_fine_steps"] == 8
+    assert record["about"]["model"] == str(checkpoint)
+    assert len(record["by_steps"]) == 2 * (3 + 2)
+    same_steps = [row for row in record["by_steps"] if row["num_steps"] == 8]
+    assert all(row["differing_share"] == 0 for row in same_steps)
+
+
+def test_json_is_the_table(run, checkpoint, data, tmp_path):
+    options = ("--data", data, "--out", tmp_path, *SMALL, "--start-times", "0", "--json", "--lengths", "16")
+    code, out, error = run("trajectory", "--model", checkpoint, *options)
+    assert code == 0, error
+    rows = json.loads(out)
+    assert [(row["length"], row["num_steps"]) for row in rows] == [(16, 1), (16, 2), (16, 8)]
+
+
+def test_another_reference_is_another_measurement(run, checkpoint, data, tmp_path):
+    options = ("--model", checkpoint, "--data", data, "--out", tmp_path, *SMALL, "--reference", checkpoint)
+    code, _, error = run("trajectory", *options)
+    assert code == 0, error
+    code, _, error = run("trajectory", *options, "--seed", "1")
+    assert code == 1
+    assert "holds measurements with another seed" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "1,x"], "--steps must be numbers with commas between them, but is '1,x'"),
+        (["--steps", "3"], "--steps must divide --num-fine-steps"),
+        (["--num-texts", "5000"], "fewer than --num-texts (5000)"),
+        (["--lengths", "65"], "length 65 must be in [1, 64]"),
+        (["--data", "missing.txt"], "no such file"),
+        (["--model", "missing"], "missing is no folder"),
+    ],
+)
+def test_bad_arguments_are_named(run, checkpoint, data, tmp_path, options, message):
+    given = ["--model", checkpoint, "--out", tmp_path / "growth", *SMALL, *options]
+    given += [] if "--data" in options else ["--data", data]
+    code, _, error = run("trajectory", *given)
+    assert code == 1
+    assert message in error
+    assert not (tmp_path / "growth").exists()
+
+
+def test_missing_matplotlib_is_said_before_the_work(run, checkpoint, data, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else find_spec(name, *rest)
+    )
+    code, _, error = run("trajectory", "--model", checkpoint, "--data", data, "--out", tmp_path / "growth", *SMALL)
+    assert code == 1
+    assert 'pip install "transformers-fsdfm[eval]"' in error
+    assert not (tmp_path / "growth").exists()
