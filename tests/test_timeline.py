@@ -17,7 +17,7 @@ from rich.cells import cell_len
 
 from tests.conftest import generator, tiny_model
 from transformers_fsdfm import FSDFMGenerationOutput
-from transformers_fsdfm.timeline import AutoregressiveRun, StepClock, Timeline, colors, race_html, save_race
+from transformers_fsdfm.timeline import AutoregressiveRun, StepClock, Timeline, colors, picture, race_html, save_race
 from transformers_fsdfm.timeline.cells import MAX_TOKENS_PER_CELL, make_visible
 from transformers_fsdfm.timeline.layout import Piece, visual_order, wrap
 from transformers_fsdfm.timeline.picture import COLUMN_WIDTH, race_frames, replay_frames
@@ -722,12 +722,25 @@ def test_gif_has_a_frame_for_every_step_up_to_a_limit(pictures, byte_tokenizer, 
 
 
 def test_right_to_left_lines_are_drawn_from_the_right(pictures, byte_tokenizer):
-    drawn = texts_drawn(written("שלום עולם\nabc", byte_tokenizer))
-    first_line = min(y for _, y, _ in drawn)
-    hebrew = sorted(((x, text) for x, y, text in drawn if y == first_line), reverse=True)
-    assert [text for _, text in hebrew] == [*"שלום", *"עולם", "↵"]
-    assert hebrew[0][0] > 78 * COLUMN_WIDTH
-    assert [(x, text) for x, y, text in drawn if y > first_line] == [(0, "abc")]
+    for words in ("שלום עולם", "مرحبا بكم"):  # the grid's own font has Arabic, but no Hebrew
+        drawn = texts_drawn(written(f"{words}\nabc", byte_tokenizer))
+        first_line = min(y for _, y, _ in drawn)
+        line = sorted(((x, text) for x, y, text in drawn if y == first_line), reverse=True)
+        assert [text for _, text in line] == [*words.replace(" ", ""), "↵"]
+        assert line[0][0] == 79 * COLUMN_WIDTH
+        assert [(x, text) for x, y, text in drawn if y > first_line] == [(0, "abc")]
+
+
+@pytest.mark.parametrize("resolution", [picture.DPI, picture.GIF_DPI])
+def test_long_texts_are_as_wide_as_their_columns(pictures, byte_tokenizer, resolution):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    frame = picture.Frame((8,), 0)
+    figure = picture._draw_frame(picture._Grid([written("m" * 79, byte_tokenizer)], [frame]), frame)
+    figure.set_dpi(resolution)
+    FigureCanvasAgg(figure).draw()
+    (text,) = (text for text in figure.axes[0].texts if text.get_text() == "m" * 79)
+    assert text.get_window_extent().width == pytest.approx(79 * COLUMN_WIDTH * resolution / 72, abs=3)
 
 
 def test_text_stands_on_its_background(pictures, byte_tokenizer):
@@ -746,8 +759,6 @@ def test_text_stands_on_its_background(pictures, byte_tokenizer):
 
 def texts_drawn(timeline: Timeline) -> list[tuple[float, float, str]]:
     """Position and text of everything in the picture but the legend."""
-    from transformers_fsdfm.timeline import picture
-
     frame = picture.Frame((timeline.num_steps,), 0)
     figure = picture._draw_frame(picture._Grid([timeline], [frame]), frame)
     texts = [(*text.get_position(), text.get_text()) for text in figure.axes[0].texts]
@@ -756,8 +767,6 @@ def texts_drawn(timeline: Timeline) -> list[tuple[float, float, str]]:
 
 
 def test_characters_without_a_glyph_become_a_box_and_one_warning(pictures, byte_tokenizer, tmp_path, monkeypatch):
-    from transformers_fsdfm.timeline import picture
-
     warnings = []
     monkeypatch.setattr(picture.logger, "warning", warnings.append)
     timeline = written("a \U00012031 \U00012032 é", byte_tokenizer)  # cuneiform signs

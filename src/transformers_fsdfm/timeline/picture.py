@@ -3,6 +3,7 @@
 
 import io
 import itertools
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# Sizes in points.
-FONT_SIZE, COLUMN_WIDTH, LINE_HEIGHT, MARGIN = 12.0, 7.225, 20.0, 14.0
+# Sizes in points. A column of DejaVu Sans Mono is 1233/2048 of the font's size, and a whole number of pixels at both
+# resolutions below: the rasterizer would round it otherwise, and long texts would not stand on their backgrounds.
+COLUMN_WIDTH, LINE_HEIGHT, MARGIN = 7.0, 20.0, 14.0
+FONT_SIZE = COLUMN_WIDTH * 2048 / 1233
 COLUMNS, COLUMNS_OF_LANE, COLUMNS_BETWEEN = 80, 44, 3
 LEGEND_COLUMNS = 18
 DPI = 144
-GIF_DPI = 96
+GIF_DPI = 72 * 10 / COLUMN_WIDTH
 MAX_FRAMES = 40
 LAST_FRAME_MILLISECONDS = 3000
 
@@ -212,11 +215,11 @@ class _Pen:
         self._rectangles[color].append((column * COLUMN_WIDTH, y, columns * COLUMN_WIDTH, height))
 
     def write(self, column: float, line: float, text: str, **style: str) -> None:
-        """Continues the text before if it has the same style and both are in the grid's own font."""
-        if self._texts and _is_in_grid_font(text):
+        """Continues the text before if it has the same style and ends here."""
+        if self._texts and _can_be_joined(text):
             last_column, last_line, last_text, last_style = self._texts[-1]
             is_next = (last_column + len(last_text), last_line, last_style) == (column, line, style)
-            if is_next and _is_in_grid_font(last_text):
+            if is_next and _can_be_joined(last_text):
                 self._texts[-1] = (last_column, line, last_text + text, style)
                 return
         self._texts.append((column, line, text, style))
@@ -273,9 +276,12 @@ def _code_points(*families: str) -> frozenset[int]:
     return frozenset(itertools.chain.from_iterable(font_manager.get_font(path).get_charmap() for path in paths))
 
 
-def _is_in_grid_font(text: str) -> bool:
-    """Whether every character takes one column, so that what follows stands where it should."""
-    return cell_len(text) == len(text) and all(map(_code_points(FONTS[0]).__contains__, map(ord, text)))
+def _can_be_joined(text: str) -> bool:
+    """Whether every character takes one column and stands where it was put: none is written from right to left."""
+    return cell_len(text) == len(text) and all(
+        ord(character) in _code_points(FONTS[0]) and unicodedata.bidirectional(character) not in ("R", "AL", "AN")
+        for character in text
+    )
 
 
 def _with_boxes(text: str) -> str:
