@@ -25,6 +25,7 @@ DEV = [
     "scipy>=1.15",
     "torchao>=0.18",
     "psutil>=7",
+    "selenium>=4.40",
     "pyte>=0.8.2",
 ]
 

@@ -715,6 +715,10 @@ def test_gif_has_a_frame_for_every_step_up_to_a_limit(pictures, byte_tokenizer, 
     image = open_image(tmp_path / "timeline.gif")
     assert image.n_frames == 5
     assert image.info["loop"] == 0
+    image.seek(4)
+    frame = image.convert("RGB")
+    shown = {color for _, color in frame.getcolors(frame.width * frame.height)}
+    assert {colors.to_rgb(colors.COLORS[index]) for index in (1, 3, 5, 7)} | {(255, 255, 255)} <= shown
     frames = replay_frames(written("Once", byte_tokenizer, num_steps=1024))
     assert len(frames) == 41
     assert (frames[0].steps, frames[-1].steps) == ((0,), (1024,))

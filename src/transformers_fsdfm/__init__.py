@@ -24,6 +24,7 @@ _HOME_OF = {
     "available_configs": "hub_configs",
     "blanks_to_ids": "infilling",
     "fill_blanks": "infilling",
+    "Timeline": "timeline",
 }
 
 __all__ = sorted(_HOME_OF)

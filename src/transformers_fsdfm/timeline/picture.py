@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from transformers.utils import logging
 
 from .cells import make_visible
-from .colors import COLORS, DIM_COLOR, GIVEN_COLOR, PAGE_COLOR, TEXT_COLOR
+from .colors import COLORS, DIM_COLOR, GIVEN_COLOR, PAGE_COLOR, TEXT_COLOR, to_rgb
 from .layout import Piece, is_right_to_left, visual_order, wrap
 from .page import MAX_MILLISECONDS, MILLISECONDS_PER_STEP, starting_pace
 from .record import Timeline
@@ -99,9 +99,8 @@ def animate(timelines: Sequence[Timeline], frames: Sequence[Frame]) -> bytes:
     """A `.gif` file that runs for ever."""
     _warn_of_boxes(timelines)
     grid = _Grid(timelines, frames)
-    images = [_rasterize(_draw_frame(grid, frame)) for frame in frames]
-    palette = images[-1].quantize(64)  # the last picture has all colours
-    images = [image.quantize(palette=palette, dither=0) for image in images]
+    palette = _palette()
+    images = [_rasterize(_draw_frame(grid, frame)).quantize(palette=palette, dither=0) for frame in frames]
     file = io.BytesIO()
     durations = [frame.milliseconds for frame in frames]
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
@@ -246,6 +245,22 @@ class _Pen:
                     parse_math=False,
                     **style,
                 )
+
+
+def _palette() -> "Image":
+    """Every background as it is, and on its way to the colour of the text: what the edges of letters need."""
+    from PIL import Image
+
+    text, shades = to_rgb(TEXT_COLOR), 8
+    palette = [
+        round(part + (text_part - part) * shade / (shades - 1))
+        for background in (PAGE_COLOR, *COLORS)
+        for shade in range(shades)
+        for part, text_part in zip(to_rgb(background), text, strict=True)
+    ]
+    image = Image.new("P", (1, 1))
+    image.putpalette(palette)
+    return image
 
 
 def _rasterize(figure: "Figure") -> "Image":
