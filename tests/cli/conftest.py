@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tiny_model
+from transformers_fsdfm import FSDFMForDiffusionLM
 from transformers_fsdfm.cli import main
 
 
@@ -40,3 +41,17 @@ def checkpoint(tmp_path_factory) -> Path:
     special = {name: getattr(tokenizer, name) for name in ("eos_token_id", "pad_token_id", "mask_token_id")}
     tiny_model(vocab_size=len(tokenizer) - 1, max_position_embeddings=64, **special).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The keyword arguments of all calls of the library's `generate`."""
+    seen = []
+    original = FSDFMForDiffusionLM.generate
+
+    def spy(self, **kwargs):
+        seen.append(kwargs)
+        return original(self, **kwargs)
+
+    monkeypatch.setattr(FSDFMForDiffusionLM, "generate", spy)
+    return seen

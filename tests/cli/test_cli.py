@@ -93,6 +93,12 @@ def test_errors_name_what_was_typed():
     )
 
 
+def test_an_error_holds_nothing_that_a_terminal_obeys(run):
+    code, _, error = run("info", "\x1b[2Jevil")
+    assert code == 1
+    assert "MODEL ␛[2Jevil is no folder" in error
+
+
 def test_ctrl_c_is_exit_code_130_without_a_word(run, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt

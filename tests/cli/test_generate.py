@@ -25,20 +25,6 @@ def generate(run, checkpoint):
     return lambda *arguments: run("generate", *arguments, "--model", checkpoint)
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """The keyword arguments of all calls of the library's `generate`."""
-    seen = []
-    original = FSDFMForDiffusionLM.generate
-
-    def spy(self, **kwargs):
-        seen.append(kwargs)
-        return original(self, **kwargs)
-
-    monkeypatch.setattr(FSDFMForDiffusionLM, "generate", spy)
-    return seen
-
-
 def type_on_stdin(monkeypatch, content: bytes) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 

@@ -147,5 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _print_error(message: str) -> None:
+    from ._output import printable
+
     with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"fsdfm: error: {' '.join(message.split())}\n")
+        sys.stderr.write(f"fsdfm: error: {printable(' '.join(message.split()))}\n")

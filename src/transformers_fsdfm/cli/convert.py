@@ -77,6 +77,7 @@ def convert(
         raise typer.BadParameter(f"{names} cannot go with it", param_hint="--to-pth")
 
     from ..conversion import convert_published_checkpoint, export_published_checkpoint
+    from ._output import say
 
     if to_pth:
         export_published_checkpoint(path, out, overwrite=overwrite)
@@ -85,8 +86,6 @@ def convert(
     result = convert_published_checkpoint(path, out, overwrite=overwrite, **options)
     if max_position_embeddings is None:
         length = result.config.max_position_embeddings
-        typer.echo(
-            f"Assumed a trained length of {length}, which the file does not tell: --max-position-embeddings", err=True
-        )
+        say(f"The file does not tell the length of the training texts: assumed {length} (--max-position-embeddings)")
     kind = "an FS-DFM" if result.config.step_size_conditioning else "a DFM"
     typer.echo(f"Wrote {out}: {kind} of {result.num_parameters / 1e6:,.1f}M parameters, from {result.entry}")
