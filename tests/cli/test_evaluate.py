@@ -100,7 +100,7 @@ def test_options_reach_the_library(run, arguments, seen):
         (["--modes", "suffix-25"], 1, "mode 'suffix-25' is unknown"),
         (["--solvers", "heun"], 1, "--solvers: 'heun' is unknown"),
         (["--metrics", "bleu"], 1, "--metrics: 'bleu' is unknown"),
-        (["--num-samples", "3"], 1, "--num-samples times the number of --seeds must be at least 20"),
+        (["--num-samples", "3"], 1, "--num-samples must be at least 20 for the bootstrap, but got 3"),
         (["--equivalence-margin", "0"], 1, "--equivalence-margin must be a number > 0"),
         (["--compare", "fsdfm@1"], 2, "takes A:B, as in few@8:many@1024, but got fsdfm@1"),
         (["--compare", "fsdfm@1:other@1"], 1, "'other' is not among the MODEL"),

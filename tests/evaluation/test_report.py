@@ -51,7 +51,8 @@ def make_scores(mode: str, cell: Cell | None, seed: int) -> RunScores:
         },
         {"mauve[judge].mauve": 0.5 + 0.1 * seed, "mauve[judge].mauve_human": 0.9, "mauve[judge].mauve_shuffled": 0.01},
     )
-    scores.values.update({"mauve[judge].num_buckets": 3, "mauve[judge].num_references": 30})
+    mauve_settings = {"num_buckets": 3, "num_references": 30, "scaling_factor": 5, "seed": 0}
+    scores.values.update({f"mauve[judge].{key}": value for key, value in mauve_settings.items()})
     if mode == "infill-50" and cell:
         scores.per_sequence["infilling_accuracy.correct"] = random.integers(0, 9, ROWS).tolist()
         scores.per_sequence["infilling_accuracy.positions"] = [10] * ROWS
@@ -218,7 +219,7 @@ def test_the_report_says_how_equivalence_was_judged(report):
     assert "equivalent within the margin" in markdown
     assert "A higher by more than the margin" in markdown
     assert "real against other real text 0.900" in markdown
-    assert "3 buckets, 30 real texts" in markdown
+    assert "3 buckets, scaling factor 5, seed 0, 30 real texts" in markdown
     assert "Sampled on: cpu, 1 threads." in markdown
 
 

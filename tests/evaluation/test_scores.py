@@ -211,7 +211,8 @@ def test_a_model_is_known_by_its_contents(world, tmp_path):
     shutil.copytree(world.fsdfm, tmp_path / "copy")
     copy = ModelFolder.find("b", str(tmp_path / "copy"))
     assert copy.fingerprint == first.fingerprint != ModelFolder.find("c", str(world.dfm)).fingerprint
-    (tmp_path / "copy" / "trainer_state.json").write_text("{}")
+    for left_by_training in ("trainer_state.json", "training_args.bin"):
+        (tmp_path / "copy" / left_by_training).write_text("{}")
     assert ModelFolder.find("b", str(tmp_path / "copy")).fingerprint == first.fingerprint
     settings = json.loads((tmp_path / "copy" / "generation_config.json").read_text())
     (tmp_path / "copy" / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.7}))

@@ -32,11 +32,7 @@ def settings(**changes) -> EvaluationSettings:
         ({"modes": ("infill-100",)}, "mode 'infill-100' is unknown"),
         ({"metrics": ("bleu",)}, "'bleu' is unknown; known are generative_perplexity"),
         ({"num_samples": 0}, "`num_samples` must be at least 1"),
-        (
-            {"num_samples": 6},
-            "`num_samples` times the number of `seeds` must be at least 20 for the bootstrap, but is 18",
-        ),
-        ({"num_samples": 19, "modes": ("prefix-25",)}, "`num_samples` must be at least 20 for prefix-25"),
+        ({"num_samples": 19}, "`num_samples` must be at least 20 for the bootstrap, but got 19"),
         ({"length": 1}, "`length` must be at least 2"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"equivalence_margin": 0.0}, "`equivalence_margin` must be a number > 0"),

@@ -115,6 +115,7 @@ def evaluate(
           --modes unconditional,prefix-50,infill-25 --compare fsdfm@8:dfm@1024 --equivalence-margin 0.05
     """
     from ..evaluation import EvaluationSettings, evaluate_models
+    from ..evaluation.workbench import check_libraries
 
     lists = {
         "steps": _integers("--steps", steps),
@@ -147,9 +148,20 @@ def evaluate(
         dtype=dtype.value,
         **{name: values for name, values in lists.items() if values is not None},
     )
+    check_libraries(settings)
+    _quieten_libraries()
     report = evaluate_models(settings, sample=not no_sample, progress=not as_json and sys.stderr.isatty())
     if report is not None:  # else another process has it
         _print(report, out, as_json)
+
+
+def _quieten_libraries() -> None:
+    """The bars of this command are enough."""
+    import datasets
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def _words(values: list[str] | None) -> list[str] | None:

@@ -50,7 +50,8 @@ def to_markdown(report: Report, plots: Sequence[str] = ()) -> str:
 
 
 def _how_it_was_made(report: Report) -> str:
-    return _table(["setting", "value"], [[name, _plain(value)] for name, value in report.about.items()])
+    rows = [[name.replace("_", " "), _plain(value)] for name, value in report.about.items()]
+    return _table(["setting", "value"], rows)
 
 
 def _how_to_read(report: Report) -> str:

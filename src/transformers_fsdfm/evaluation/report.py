@@ -256,14 +256,12 @@ def _notes(samples: dict[Cell, list[Samples]], real_scores: dict[str, RunScores]
     notes = [f"Sampled on: {'; '.join(machines)}."]
     for mode, scores in real_scores.items():
         for name in sorted({key.rpartition(".")[0] for key in scores.values if key.startswith("mauve[")}):
-            human, shuffled, buckets, size = (
-                scores.values[f"{name}.{key}"]
-                for key in ("mauve_human", "mauve_shuffled", "num_buckets", "num_references")
-            )
+            found = {key.rpartition(".")[2]: value for key, value in scores.values.items() if key.startswith(name)}
             notes.append(
-                f"The two ends of {name} ({mode}): real against other real text {human:.3f}; real text with the words "
-                f"of each sequence shuffled against real text {shuffled:.3f}. {buckets:.0f} buckets, {size:.0f} real "
-                "texts, none of them a prompt."
+                f"The two ends of {name} ({mode}): real against other real text {found['mauve_human']:.3f}; real text "
+                f"with the words of each sequence shuffled against real text {found['mauve_shuffled']:.3f}. "
+                f"{found['num_buckets']:.0f} buckets, scaling factor {found['scaling_factor']:g}, seed "
+                f"{found['seed']:.0f}, {found['num_references']:.0f} real texts, none of them a prompt."
             )
     return notes
 

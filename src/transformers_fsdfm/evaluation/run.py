@@ -190,7 +190,7 @@ def _about(bench: Workbench) -> dict[str, Any]:
             name: f"{model.kind}, {settings.model_paths[name]}, fingerprint {model.fingerprint}"
             for name, model in bench.models.items()
         },
-        "other systems": {
+        "other_systems": {
             name: f"{folder.config.get('model_type')}, fingerprint {folder.fingerprint}"
             for name, folder in bench.others.items()
         },
@@ -199,7 +199,7 @@ def _about(bench: Workbench) -> dict[str, Any]:
             for name, scorer in bench.scorers.items()
         },
         "reference": [str(file) for file in settings.reference],
-        "sequences for each seed": settings.num_samples,
+        "num_samples": settings.num_samples,
         "seeds": list(settings.seeds),
         "length": bench.length,
         "sampling": {name: getattr(settings, name) for name in sampling if getattr(settings, name) is not None}

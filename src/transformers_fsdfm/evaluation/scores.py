@@ -112,7 +112,8 @@ class Judge:
         else:
             features = text_features([one.text for one in samples.texts], scorer, batch_size=self.batch_size)
         result = compare(features, reference)
-        return {**result, **{name: result["settings"][name] for name in ("num_buckets", "num_references")}}
+        shown = ("num_buckets", "num_references", "scaling_factor", "seed")
+        return {**result, **{name: result["settings"][name] for name in shown}}
 
     def _token_entropy(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
         from ..metrics.token_entropy.functional import token_entropy

@@ -229,14 +229,19 @@ class EvaluationSettings:
         _check_known("solvers", self.solvers, SOLVERS)
         _check_known("metrics", self.metrics, METRICS)
         _check_known("dtype", [self.dtype], DTYPES)
-        modes = [Mode.parse(mode) for mode in self.modes]
+        for mode in self.modes:
+            Mode.parse(mode)
         if self.length is not None and self.length < 2:
             raise ValueError(f"`length` must be at least 2, but got {self.length}")
         if not 0.5 < self.confidence < 1:
             raise ValueError(f"`confidence` must be in (0.5, 1), but got {self.confidence}")
         if not (math.isfinite(self.equivalence_margin) and self.equivalence_margin > 0):
             raise ValueError(f"`equivalence_margin` must be a number > 0, but got {self.equivalence_margin}")
-        self._check_enough_sequences(modes)
+        if self.num_samples < MIN_UNITS:
+            raise ValueError(
+                f"`num_samples` must be at least {MIN_UNITS} for the bootstrap, but got {self.num_samples}; further "
+                "seeds are no substitute: they share the prompts and the real text"
+            )
         self.model_paths = _named_paths("models", self.models)
         self.system_paths = _named_paths("systems", self.systems)
         self.baseline_paths = _named_paths("baselines", self.baselines)
@@ -248,19 +253,6 @@ class EvaluationSettings:
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"two systems are called {twice!r}: give them names, as in NAME=PATH")
         self.pairs()  # raises where `compare` names what is not there
-
-    def _check_enough_sequences(self, modes: list[Mode]) -> None:
-        conditional = [mode.name for mode in modes if mode.kind != UNCONDITIONAL]
-        if conditional and self.num_samples < MIN_UNITS:
-            raise ValueError(
-                f"`num_samples` must be at least {MIN_UNITS} for {conditional[0]}, but got {self.num_samples}: seeds "
-                "share the prompts, and the bootstrap needs independent ones"
-            )
-        if self.num_samples * len(self.seeds) < MIN_UNITS:
-            raise ValueError(
-                f"`num_samples` times the number of `seeds` must be at least {MIN_UNITS} for the bootstrap, but is "
-                f"{self.num_samples * len(self.seeds)}"
-            )
 
     def cells(self) -> list[Cell]:
         """All cells, in the order of the table."""

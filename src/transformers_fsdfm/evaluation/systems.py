@@ -18,7 +18,7 @@ from .. import FSDFMConfig, FSDFMForDiffusionLM
 from ..hub_configs import available_configs
 
 
-WEIGHT_FILES = ("*.safetensors", "*.bin")
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 # What else decides about samples and scores. A run folder also holds logs, which don't.
 SETTING_FILES = ("config.json", "generation_config.json")
 CODE_FILES = ("*.py",)
@@ -63,7 +63,7 @@ class ModelFolder:
 
     def _check_weight_files(self) -> None:
         """Reads what stands at the beginning of each file, and whether the file is as long as that says."""
-        for file in self.files(("*.safetensors",)):
+        for file in self.files(("model*.safetensors",)):
             try:
                 with safe_open(file, framework="pt"):
                     pass
