@@ -23,8 +23,8 @@ def byte_tokenizer():
 def make_writer(tokenizer, **changes) -> Writer:
     vocab_size = len(tokenizer) - 1
     special = {name: getattr(tokenizer, name) for name in ("eos_token_id", "pad_token_id", "mask_token_id")}
-    model = tiny_model(vocab_size=vocab_size, max_position_embeddings=MAX_LENGTH, **special, **changes)
-    return Writer(model, tokenizer)
+    sizes = {"vocab_size": vocab_size, "max_position_embeddings": MAX_LENGTH}
+    return Writer(tiny_model(**{**sizes, **special, **changes}), tokenizer)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ class CallCounter:
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
             before = self.calls
-            time.sleep(10 * self.seconds + 0.2)
+            time.sleep(10 * self.seconds + 0.8)
             if self.calls == before:
                 return True
         return False

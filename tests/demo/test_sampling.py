@@ -2,7 +2,6 @@
 """Sampling that is watched and stopped from another thread."""
 
 import time
-from concurrent.futures import CancelledError
 from contextlib import closing
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 from tests.conftest import generator
 from tests.demo.conftest import CallCounter
-from transformers_fsdfm.demo.sampling import Draft, Sample, Sampler
+from transformers_fsdfm.demo.sampling import Draft, Sample, Sampler, SamplingStopped
 
 
 SLOW = {"max_new_tokens": 60, "num_steps": 1024}  # some 400 calls of the network
@@ -112,10 +111,7 @@ def test_closing_the_sampler_stops_what_runs_and_refuses_more(writer):
     running, waiting = (sampler.run(writer.model, seed=0, **SLOW) for _ in range(2))
     next(running), next(waiting)
     sampler.close()
-    with pytest.raises(RuntimeError, match="The sampling was stopped"):
-        list(running)
-    with pytest.raises(CancelledError):
-        list(waiting)
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        next(sampler.run(writer.model, seed=0, **SLOW))
+    for stream in (running, waiting, sampler.run(writer.model, seed=0, **SLOW)):
+        with pytest.raises(SamplingStopped):
+            list(stream)
     assert counter.calls < 20

@@ -12,6 +12,7 @@ _TEMPLATE_CHARACTERS = {ord(character): f"&#{ord(character)};" for character in 
 STYLE = """
 .fsdfm-text { white-space: pre-wrap; overflow-wrap: anywhere; min-height: 12em; font-size: 1.05em; line-height: 1.6; }
 .fsdfm-status { font-variant-numeric: tabular-nums; min-height: 1.6em; }
+.fsdfm-panel :is(.fsdfm-text, .fsdfm-frame, .fsdfm-pending) { margin-top: 1.6em; } /* below the label */
 .fsdfm-pending { min-height: 12em; opacity: 0.7; }
 .fsdfm-frame { width: 100%; height: 34em; border: 1px solid var(--border-color-primary); border-radius: 6px;
                background: white; resize: vertical; }

@@ -12,11 +12,13 @@ from .fragments import PENDING, STYLE, escape, status_line, text_box
 from .handlers import RACE_STEPS, Handlers
 from .inputs import MAX_CHARACTERS_PER_POSITION, MAX_SEED, MAX_STEPS
 from .policy import ContentSecurityPolicy
+from .sampling import SamplingStopped
 
 
 POWERS_OF_TWO = [2**exponent for exponent in range(MAX_STEPS.bit_length())]
 EXAMPLES = ["Once upon a time", "Once upon a time ___12___ went home."]
-MAX_WAITING = 20  # requests; further ones are refused
+BLANK = r"\_\_\_12\_\_\_"  # ___12___ in Markdown
+MAX_WAITING = 10  # requests; further ones are refused
 
 
 def build_page(handlers: Handlers, plot: str | None = None) -> Any:
@@ -96,7 +98,7 @@ def _heading(handlers: Handlers) -> str:
     writer = handlers.writer
     millions = sum(parameter.numel() for parameter in writer.model.parameters()) / 1e6
     return (
-        f"<h1>{escape(writer.name)}: all words at once, in a few steps</h1>"
+        f"<h1>{escape(writer.name)}: all words at once, rewritten step by step</h1>"
         f"<p>A model of {millions:,.1f} million parameters, trained on texts of {writer.max_length:,} tokens.</p>"
     )
 
@@ -108,7 +110,7 @@ def _shared_fields(gradio: ModuleType, handlers: Handlers) -> list[Any]:
         with gradio.Column(scale=3):
             text = gradio.Textbox(
                 label="Text",
-                info="A beginning, or a text with blanks: `___12___` is a blank of 12 tokens. Empty: the model begins.",
+                info=f"A beginning, or a text with blanks: {BLANK} is one of 12 tokens. Empty: the model begins.",
                 value=EXAMPLES[0],
                 lines=4,
                 max_length=MAX_CHARACTERS_PER_POSITION * longest,
@@ -139,8 +141,9 @@ def _write_tab(gradio: ModuleType, handlers: Handlers, shared: list[Any]) -> Non
     steps.input(None, steps, powers, js="(steps) => (Number.isInteger(Math.log2(steps)) ? steps : null)")
     start, stop, status = _buttons(gradio, "Write")
     with gradio.Row():
-        text = gradio.HTML(text_box(""), label="Text", show_label=True, container=True)
-        timeline = gradio.HTML(PENDING, label="When did each token settle?", show_label=True, container=True)
+        panel = {"show_label": True, "container": True, "elem_classes": "fsdfm-panel"}
+        text = gradio.HTML(text_box(""), label="Text", **panel)
+        timeline = gradio.HTML(PENDING, label="When did each token settle?", **panel)
     _connect(gradio, (start, stop), handlers.write, [*shared, steps], [status, text, timeline])
 
 
@@ -172,10 +175,12 @@ def _connect(
     def handle(*values: Any) -> Iterator[tuple[str, str, str]]:
         try:
             yield from handler(*values)
-        except ValueError as error:
+        except (ValueError, SamplingStopped) as error:
             raise gradio.Error(escape(str(error)), print_exception=False) from error
 
     start, stop = buttons
     name = handler.__name__
     running = start.click(handle, inputs, outputs, api_name=name, concurrency_id="machine", show_progress="hidden")
-    stop.click(lambda: status_line("Stopped", is_final=True), None, outputs[0], cancels=running, queue=False)
+    stopped = stop.click(None, cancels=running)
+    # Afterwards, or a late draft could take the place of the word.
+    stopped.then(lambda: status_line("Stopped", is_final=True), None, outputs[0], queue=False, api_visibility="private")

@@ -47,6 +47,9 @@ class Sample:
     step_seconds: list[float]
 
 
+STOPPED = "The sampling was stopped"
+
+
 class SamplingStopped(RuntimeError):
     """Ends `generate` between two steps."""
 
@@ -69,13 +72,16 @@ class Sampler:
         """
         Yields the newest [`Draft`] every `interval` seconds, and at last the [`Sample`].
 
-        Closing the iterator ends the sampling after the step that is under way. What `generate` raises is raised here.
+        Closing the iterator ends the sampling after the step that is under way. What `generate` raises is raised here,
+        and [`SamplingStopped`] if the sampler is closed.
 
         Args:
             model ([`FSDFMGenerationMixin`]): what samples.
             seed (`int`): of the generator.
             arguments: those of `generate`.
         """
+        if self._closed.is_set():
+            raise SamplingStopped(STOPPED)
         watch = _Watch(self._closed)
         future = self._thread.submit(watch.sample, model, seed, arguments)
         try:
@@ -83,6 +89,8 @@ class Sampler:
             while not future.done():
                 yield watch.draft()
                 wait([future], timeout=self.interval)
+            if future.cancelled():
+                raise SamplingStopped(STOPPED)
             yield future.result()
         finally:
             watch.is_over.set()
@@ -108,7 +116,7 @@ class _Watch:
 
         def report(model: Any, step: int, time: float, tensors: dict[str, Tensor]) -> None:
             if self.is_over.is_set() or self._closed.is_set():
-                raise SamplingStopped("The sampling was stopped")
+                raise SamplingStopped(STOPPED)
             step_clock(model, step, time, tensors)
             self._latest = (step + 1, tensors["sequences"].clone())
 
