@@ -177,8 +177,7 @@ class FSDFMTrainer(DFMTrainer):
                 generator=batch.generators,
             )
 
-        without_grad = torch.no_grad() if is_sharded(teacher) else cast_once(teacher)
-        with self._averaged_model() as root, self._autocast(), without_grad:
+        with self._averaged_model() as root, self._autocast(), torch.no_grad(), cast_once(teacher):
             return with_weights_at_hand(root, teach, anchor=batch.noisy_ids)[:num_taught]
 
     def _two_part_loss(
@@ -211,7 +210,8 @@ class FSDFMTrainer(DFMTrainer):
             if self.teacher is None:
                 loss, row_loss = compute()
             else:
-                loss, row_loss = with_weights_at_hand(self.teacher, compute, anchor=in_turn)
+                with cast_once(self.teacher.lm_head):
+                    loss, row_loss = with_weights_at_hand(self.teacher, compute, anchor=in_turn)
         return HeadLoss(loss, torch.empty_like(row_loss).index_copy_(0, in_turn, row_loss))
 
     def _autocast(self) -> contextlib.AbstractContextManager:

@@ -82,17 +82,17 @@ def is_sharded(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def cast_once(module: nn.Module) -> Iterator[None]:
     """
-    Without gradient, and under autocast with one low-precision copy of each weight, kept to the end of the block.
+    Under autocast, one low-precision copy of each frozen weight, kept to the end of the block. Record no gradient in it.
 
     Autocast keeps copies only of weights that require a gradient, and would cast a teacher's at every call. So they do
-    require one inside of the block.
+    require one inside of the block. Engines that shard weights cast them in their own way.
     """
-    frozen = [weight for weight in module.parameters() if weight.dtype == torch.float32 and not weight.requires_grad]
+    weights = [] if is_sharded(module) else list(module.parameters())
+    frozen = [weight for weight in weights if weight.dtype == torch.float32 and not weight.requires_grad]
     for weight in frozen:
         weight.requires_grad_(True)
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
