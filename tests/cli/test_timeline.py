@@ -2,6 +2,8 @@
 """`fsdfm timeline`."""
 
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,7 +115,7 @@ def test_models_run_side_by_side(timeline, others, calls, tmp_path):
     code, _, error = timeline(PROMPT, *options, "--out", path)
     assert code == 0, error
     html = path.read_text(encoding="utf-8")
-    titles = re.findall(r"<h3[^>]*>(.*?)</h3>", html)
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", html)
     assert titles[:2] == ["FS-DFM, 2 steps", "DFM, 4 steps"]
     assert re.fullmatch(r"Autoregressive, \d tokens", titles[2])
     assert html.count("data-seconds=") == 3
@@ -157,3 +159,18 @@ def test_a_flow_is_no_autoregressive_model(timeline, others):
     code, _, error = timeline(PROMPT, "--ar", others / "dfm", "--steps", 1)
     assert code == 1
     assert "is a DFM or FS-DFM: name it in --dfm" in last_line(error)
+
+
+def test_commands_of_the_documentation_run(run, checkpoint, others, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    for name, folder in {"my-model": checkpoint, "my-dfm": others / "dfm", "my-gpt": others / "gpt"}.items():
+        (tmp_path / name).symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs/timeline.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["pip", "fsdfm", "fsdfm", "fsdfm", "fsdfm"]
+    for command in commands[1:]:
+        code, _, error = run(*command[1:])
+        assert code == 0, error
+    assert {"timeline.html", "timeline.png", "race.gif"} <= {path.name for path in tmp_path.iterdir()}

@@ -25,10 +25,10 @@ def timeline_html(timeline: Timeline, full_page: bool = True) -> str:
     """See [`Timeline.to_html`]."""
     title = timeline.title or TITLE
     duration = min(MILLISECONDS_PER_STEP * timeline.num_steps, MAX_MILLISECONDS)
-    body = f"""{_heading(title)}
+    body = f"""{_heading(title, 1 if full_page else 2)}
 {_controls("Step", timeline.num_steps, f"{timeline.num_steps} of {timeline.num_steps}")}
 <div class="fsdfm-lanes">
-{_lane(timeline, heading=None)}
+{_lane(timeline)}
 </div>"""
     return _document(title, body, f'data-milliseconds="{duration}"', full_page)
 
@@ -38,8 +38,11 @@ def race_page(timelines: Sequence[Timeline], full_page: bool = True) -> str:
     total = max(timeline.seconds[-1] for timeline in timelines)
     milliseconds = max(1, math.ceil(1000 * round(total, 4)))
     names = [timeline.title or f"Lane {number}" for number, timeline in enumerate(timelines, start=1)]
-    lanes = "\n".join(_lane(timeline, heading=name) for name, timeline in zip(names, timelines, strict=True))
-    body = f"""{_heading(RACE_TITLE)}
+    level = 1 if full_page else 2
+    lanes = "\n".join(
+        _lane(timeline, _heading(name, level + 1)) for name, timeline in zip(names, timelines, strict=True)
+    )
+    body = f"""{_heading(RACE_TITLE, level)}
 {_controls("Time", milliseconds, f"{total:.2f} s", _pace_choice(total))}
 {_axis(names, timelines, total)}
 <div class="fsdfm-lanes">
@@ -97,8 +100,8 @@ def _style_sheet() -> str:
     return sheet
 
 
-def _heading(title: str) -> str:
-    return f'<h2 lang="" dir="auto">{escape(title)}</h2>'
+def _heading(title: str, level: int) -> str:
+    return f'<h{level} lang="" dir="auto">{escape(title)}</h{level}>'
 
 
 def _controls(name: str, last: int, text: str, more: str = "") -> str:
@@ -130,14 +133,13 @@ def _axis(names: Sequence[str], timelines: Sequence[Timeline], total: float) -> 
     return f'<ul class="fsdfm-axis" aria-label="Time until the text was complete">\n{rows}\n</ul>'
 
 
-def _lane(timeline: Timeline, heading: str | None) -> str:
+def _lane(timeline: Timeline, heading: str = "") -> str:
     seconds = ""
     if timeline.seconds is not None:
         seconds = f' data-seconds="{" ".join(f"{time:.4f}" for time in timeline.seconds)}"'
-    title = "" if heading is None else f'<h3 lang="" dir="auto">{escape(heading)}</h3>\n'
     cells = "".join(_cell(cell, timeline) for cell in timeline.cells)
     return f"""<div class="fsdfm-lane" data-steps="{timeline.num_steps}"{seconds}>
-{title}<p class="fsdfm-about">{_about(timeline)}</p>
+{heading}<p class="fsdfm-about">{_about(timeline)}</p>
 <div class="fsdfm-text" role="group" aria-label="Text" lang="" dir="auto">{cells}</div>
 {_legend(timeline)}
 </div>"""

@@ -35,7 +35,7 @@ COLUMNS, COLUMNS_OF_LANE, COLUMNS_BETWEEN = 80, 44, 3
 LEGEND_COLUMNS = 18
 DPI = 144
 GIF_DPI = 72 * 10 / COLUMN_WIDTH
-MAX_FRAMES = 40
+MAX_FRAMES = 32
 LAST_FRAME_MILLISECONDS = 3000
 
 # The first is the grid's own; the others help out with what it lacks, where they are installed.

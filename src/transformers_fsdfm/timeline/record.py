@@ -91,6 +91,8 @@ class Timeline:
                 "`output` must hold a history: call `generate` with `return_dict_in_generate=True, output_history=True`"
             )
         num_rows, num_steps = len(output.sequences), len(output.history) - 1
+        if not num_steps:
+            raise ValueError("`output` has no steps: nothing was to be written")
         if not 0 <= row < num_rows:
             raise ValueError(f"`row` must be in [0, {num_rows}), the rows of `output`, but is {row}")
         canvases = torch.stack([canvas[row] for canvas in output.history]).cpu()

@@ -36,7 +36,8 @@ def render(timeline: Timeline, width: int | None = None, color: bool | None = No
 def _styles(color: bool | None) -> list[str]:
     """The escape codes of the eight colours; none if there are to be no colours."""
     if color is None:
-        color = not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+        terminal = os.environ.get("TERM", "" if os.name == "nt" else "dumb")  # Windows does not set it
+        color = not os.environ.get("NO_COLOR") and terminal not in ("dumb", "unknown")
     if not color:
         return []
     if os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
