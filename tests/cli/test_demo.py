@@ -10,10 +10,14 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import last_line
+
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture
@@ -59,13 +63,36 @@ def test_a_dfm_that_is_none_is_called_by_its_own_option(run, checkpoint, tmp_pat
 def test_an_evaluation_that_is_none_is_an_error(run, checkpoint, never_loads):
     pytest.importorskip("gradio", reason="the page needs gradio")
     evaluation = checkpoint / "evaluation.json"
-    evaluation.write_text("{}")
+    evaluation.write_text("3")
     try:
         code, _, error = run("demo", "--model", checkpoint)
     finally:
         evaluation.unlink()
     assert code == 1
     assert f"{evaluation} is no evaluation" in last_line(error)
+
+
+def test_commands_of_the_docs_show_a_page_with_a_race(run, checkpoint, tmp_path, monkeypatch):
+    gradio = pytest.importorskip("gradio", reason="the page needs gradio")
+    served = []
+    monkeypatch.setattr("transformers_fsdfm.demo.page.serve", lambda *arguments: served.append(arguments) or "there")
+    monkeypatch.setattr("transformers_fsdfm.cli.demo._wait", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-fsdfm", "my-dfm"):
+        (tmp_path / name).symlink_to(checkpoint)
+    commands = re.findall(
+        r"^fsdfm (demo --.*?)(?: #.*)?$", (DOCS / "demo.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert commands
+    for command in commands:
+        code, out, error = run(*command.split())
+        assert code == 0, error
+        assert out == "The page is at there (Ctrl-C ends it)\n"
+        page, host, _, share = served.pop()
+        assert isinstance(page, gradio.Blocks)
+        assert host == "127.0.0.1"
+        assert share is False
+        assert "then the FS-DFM" in json.dumps(page.get_config_file())
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http"])

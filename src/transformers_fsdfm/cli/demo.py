@@ -62,10 +62,15 @@ def demo(
     page = build_page(handlers, plot)
     typer.echo(f"The page is at {serve(page, host, port, share)} (Ctrl-C ends it)")
     try:
-        threading.Event().wait()
+        _wait()
     finally:
         handlers.close()
-        page.close()
+        page.close(verbose=False)
+
+
+def _wait() -> None:
+    """Until Ctrl-C or another signal."""
+    threading.Event().wait()
 
 
 def _load_dfm(dfm: str, device: str | None) -> Any:
