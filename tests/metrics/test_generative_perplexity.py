@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformers_fsdfm.metrics.generative_perplexity.functional import generative_perplexity, windows
+from transformers_fsdfm.metrics.generative_perplexity.functional import generative_perplexity, token_losses, windows
 from transformers_fsdfm.metrics.scorer import EncodedText, Scorer
 
 from .scorers import WORDS, bigram_probs, bigram_scorer, byte_tokenizer, tiny_gpt2, uniform_gpt2, word_tokenizer
@@ -130,6 +130,15 @@ def test_the_curve_is_the_mean_of_each_place():
     first = [-math.log(bigram_probs()[0, WORDS.index(text[0])]) for text in TEXTS]
     assert curve["nll"][0] == pytest.approx(sum(first) / 3, rel=1e-5)
     assert "per_position" not in generative_perplexity(TEXTS, bigram_scorer(bos_token="<s>"))
+
+
+def test_losses_of_tokens_add_up_to_those_of_texts():
+    scorer = Scorer(tiny_gpt2(context=8), word_tokenizer(bos_token="<s>"))
+    texts = [*TEXTS, "a b " * 10]
+    losses = token_losses(scorer, scorer.encode(texts), batch_size=3)
+    result = generative_perplexity(texts, scorer)
+    assert [len(values) for values in losses] == result["per_sequence"]["tokens"]
+    assert [values.sum() for values in losses] == pytest.approx(result["per_sequence"]["nll"], rel=1e-5)
 
 
 def test_a_bar_shows_on_request(capsys):
