@@ -24,9 +24,7 @@ value. The slow ones, the plain samplers and `gpt2`, take part in the first `--s
 import argparse
 import csv
 import functools
-import json
 import statistics
-import subprocess
 import sys
 import time as clock
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +33,8 @@ from typing import Any
 
 import torch
 from plain_sampler import plain_generate
-from reporting import MIB, describe_machine, markdown, process_memory, reset_peak_memory, spread, write_json
+from reporting import MIB, process_memory, reset_peak_memory, spread
+from script import make_parser, measure_alone, parse, run_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -426,12 +425,8 @@ def measure_memory(args: argparse.Namespace) -> list[dict[str, Any]]:
     for dtype in args.dtypes:
         for batch_size in args.batch_sizes:
             for contender in args.contenders:
-                settings = ["--length", args.length, "--dtypes", dtype, "--batch-sizes", batch_size]
-                settings += ["--steps", args.steps[0], "--threads", torch.get_num_threads()]
-                command = [sys.executable, __file__, "--memory-of", contender, *map(str, settings)]
-                command += ["--tiny"] if args.tiny else []
-                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                rows.append(json.loads(output.splitlines()[-1]))
+                settings = {"length": args.length, "dtypes": dtype, "batch_sizes": batch_size, "steps": args.steps[0]}
+                rows.append(measure_alone(__file__, contender, args.tiny, **settings))
     base = {(row["dtype"], row["batch"]): row["above weights"] for row in rows if row["contender"] == "ours"}
     for row in rows:
         ours = base.get((row["dtype"], row["batch"]))
@@ -469,19 +464,12 @@ def measure_own_memory(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--memory", action="store_true", help="peak memory instead of seconds (Linux)")
+    parser, modes = make_parser(__doc__, CONTENDERS, SLOW_CONTENDERS, slow_rounds=1)
     modes.add_argument("--forward-profile", action="store_true", help="the forward against its matrix products")
     modes.add_argument("--scaling", metavar="CSV", help="growth with steps and length, written as CSV; - for none")
-    modes.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--steps", nargs="+", type=int, default=[8, 64], help="--memory takes the first")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bfloat16", "float32"])
-    parser.add_argument("--length", type=int, help="tokens of each text (default: 1024)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--slow-rounds", type=int, default=1, help=f"rounds that {SLOW_CONTENDERS} take part in")
     parser.add_argument(
         "--plain-max-steps", type=int, help="estimate longer runs of the plain sampler from so many steps; labelled"
     )
@@ -489,40 +477,28 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scaling-steps", nargs="*", type=int, default=[2**n for n in range(11)])
     parser.add_argument("--scaling-lengths", nargs="*", type=int, default=[2**n for n in range(7, 13)])
     parser.add_argument("--plot", metavar="PNG", help="draw the growth, if matplotlib is installed")
-    parser.add_argument("--json", metavar="OUT", help="write rows, options and machine to this file")
-    parser.add_argument("--threads", type=int, help="torch's threads (default: torch's choice)")
-    parser.add_argument("--tiny", action="store_true", help="a model of a few thousand weights, to try the script")
-    args = parser.parse_args(argv)
-    args.length = args.length or (32 if args.tiny else 1024)
-    args.slow_rounds = min(args.slow_rounds, args.rounds)
-    return args
+    return parse(parser, argv)
 
 
-def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Prints the table, and writes the JSON file if asked."""
-    print(f"\n{describe_machine()}\n")
-    print(markdown(rows))
-    if args.memory:
-        print("\nMemory in MiB. `above weights` includes the `warm-up`, which libraries set aside once.")
-    if args.json:
-        write_json(args.json, vars(args), rows)
+def notes(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[str]:
+    """What is to be said below the table."""
+    if not args.memory:
+        return []
+    return ["Memory in MiB. `above weights` includes the `warm-up`, which libraries set aside once."]
+
+
+MODES = {
+    "memory_of": measure_own_memory,
+    "memory": measure_memory,
+    "forward_profile": profile_forward,
+    "scaling": measure_scaling,
+    "compare": compare,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the chosen mode."""
-    args = parse_arguments(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.memory_of:
-        print(json.dumps(measure_own_memory(args)))
-    elif args.memory:
-        report(args, measure_memory(args))
-    elif args.forward_profile:
-        report(args, profile_forward(args))
-    elif args.scaling:
-        report(args, measure_scaling(args))
-    else:
-        report(args, compare(args))
+    run_mode(parse_arguments(argv), MODES, notes)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,8 @@ part in the first `--slow-rounds` rounds alone.
 import argparse
 import contextlib
 import copy
-import json
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time as clock
@@ -44,7 +42,8 @@ from typing import Any
 import torch
 from generation import DTYPES, make_model, randomize
 from plain_distillation import jump_by_candidates, jump_by_rates, plain_average, plain_loss
-from reporting import MIB, describe_machine, markdown, process_memory, reset_peak_memory, spread, write_json
+from reporting import MIB, process_memory, reset_peak_memory, spread
+from script import make_parser, measure_alone, parse, run_mode
 from torch import Tensor, nn
 
 from transformers_fsdfm import FSDFMForDiffusionLM
@@ -315,12 +314,8 @@ def measure_memory(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for num_taught in args.taught_rows:
         for contender in args.contenders:
-            settings = ["--length", args.length, "--batch-size", args.batch_size, "--taught-rows", num_taught]
-            settings += ["--dtype", args.dtype, "--threads", torch.get_num_threads()]
-            command = [sys.executable, __file__, "--memory-of", contender, *map(str, settings)]
-            command += ["--tiny"] if args.tiny else []
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            rows.append(json.loads(output.splitlines()[-1]))
+            settings = {"length": args.length, "batch_size": args.batch_size, "dtype": args.dtype}
+            rows.append(measure_alone(__file__, contender, args.tiny, **settings, taught_rows=num_taught))
     base = {row["taught rows"]: row["above weights"] for row in rows if row["contender"] == "plain"}
     for row in rows:
         plain = base.get(row["taught rows"])
@@ -474,26 +469,14 @@ def average_updates(student: nn.Module, teacher: nn.Module) -> dict[str, Callabl
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--memory", action="store_true", help="peak memory instead of seconds (Linux)")
+    parser, modes = make_parser(__doc__, CONTENDERS, SLOW_CONTENDERS, slow_rounds=2)
     modes.add_argument("--equal", action="store_true", help="compare losses and gradients; fails if they differ")
     modes.add_argument("--ema", action="store_true", help="seconds of the update of the average")
-    modes.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--length", type=int, help="tokens of each row (default: 1024)")
     parser.add_argument("--taught-rows", nargs="+", type=int, help="mixes to measure (default: 0 to the batch size)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of autocast")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--slow-rounds", type=int, default=2, help=f"rounds that {SLOW_CONTENDERS} take part in")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a busy machine, with --threads 1")
-    parser.add_argument("--json", metavar="OUT", help="write rows, options and machine to this file")
-    parser.add_argument("--threads", type=int, help="torch's threads (default: torch's choice)")
-    parser.add_argument("--tiny", action="store_true", help="a model of a few thousand weights, to try the script")
-    args = parser.parse_args(argv)
-    args.length = args.length or (32 if args.tiny else 1024)
-    args.slow_rounds = min(args.slow_rounds, args.rounds)
+    args = parse(parser, argv)
     args.taught_rows = args.taught_rows or list(range(args.batch_size + 1))
     if not all(0 <= num_taught <= args.batch_size for num_taught in args.taught_rows):
         parser.error(f"--taught-rows must be from 0 to the batch size ({args.batch_size})")
@@ -520,39 +503,33 @@ def targets(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Prints the table and the targets, and writes the JSON file if asked."""
-    print(f"\n{describe_machine()}\n")
-    print(markdown(rows))
+def notes(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[str]:
+    """What is to be said below the table."""
+    lines = []
     if args.clock == "cpu" and not (args.memory or args.equal):
-        print("\nSeconds are those of the processor (user and system, summed over threads), not of the wall clock.")
+        lines.append("Seconds are those of the processor (user and system, over all threads), not of the wall clock.")
     if args.memory:
-        print(
-            "\nMemory in MiB. `above weights` includes the `gradients` and the `warm-up`, set aside once by libraries."
+        lines.append(
+            "Memory in MiB. `above weights` includes the `gradients` and what libraries set aside at `warm-up`."
         )
-    print("", *targets(args, rows), sep="\n")
-    if args.json:
-        write_json(args.json, vars(args), rows)
+    return lines + targets(args, rows)
+
+
+MODES = {
+    "memory_of": measure_own_memory,
+    "memory": measure_memory,
+    "ema": compare_averages,
+    "equal": check_equality,
+    "compare": compare,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the chosen mode."""
     args = parse_arguments(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.memory_of:
-        print(json.dumps(measure_own_memory(args)))
-    elif args.memory:
-        report(args, measure_memory(args))
-    elif args.ema:
-        report(args, compare_averages(args))
-    elif args.equal:
-        rows = check_equality(args)
-        report(args, rows)
-        if any(row["equal"] != "yes" for row in rows):
-            raise SystemExit("The steps are not equal")
-    else:
-        report(args, compare(args))
+    rows = run_mode(args, MODES, notes)
+    if args.equal and any(row["equal"] != "yes" for row in rows):
+        raise SystemExit("The steps are not equal")
 
 
 if __name__ == "__main__":

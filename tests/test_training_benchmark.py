@@ -1,22 +1,19 @@
 """The benchmark of distillation runs, and the plain step that it measures against is the same step."""
 
+import functools
 import json
 import math
 import runpy
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy.stats import chisquare
 
+from tests.benchmark_script import BENCHMARKS, run_script, table_of
 from tests.conftest import generator
 from transformers_fsdfm import FSDFMConfig
 from transformers_fsdfm.flow_fsdfm import Schedule
-
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
@@ -33,20 +30,7 @@ def benchmark(load):
 
 @pytest.fixture
 def run_benchmark(monkeypatch, capsys):
-    """Runs the script as a user does, with a tiny model, and returns what it prints."""
-
-    def run(*options: object) -> str:
-        monkeypatch.syspath_prepend(str(BENCHMARKS))
-        monkeypatch.setattr(sys, "argv", ["training.py", "--tiny", "--length", "8", *map(str, options)])
-        runpy.run_path(str(BENCHMARKS / "training.py"), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run
-
-
-def table_of(output: str) -> list[dict[str, str]]:
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+    return functools.partial(run_script, monkeypatch, capsys, "training.py", "--length", 8)
 
 
 def tiny_arguments(benchmark, *options: object):
