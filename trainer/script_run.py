@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,9 @@ def start_run(args: TrainingArguments, values: dict[str, Any], script: str) -> N
     """
     set_seed(args.seed)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks by that name
+    if args.device.type == "cpu":
+        args.dataloader_pin_memory = False  # torch would warn that there is nothing to pin memory for
     if args.disable_tqdm or args.process_index:
         datasets.disable_progress_bars()
     if not args.should_save:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,15 @@ class TestRunFolder:
         assert entry["command"][:2] == ["pretrain", "--train_data"]
         for name in ("run.yaml", "environment.jsonl", "metrics.jsonl", "train.log"):
             assert "hidden-word" not in (tmp_path / name).read_text()
+
+    @pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without an accelerator")
+    @pytest.mark.parametrize("script", ["distill", "finetune"])
+    def test_warns_of_nothing_that_its_user_can_not_change(self, dfm, text, tmp_path, script):
+        options = [word for word in SHORT if word != "--use_cpu"]
+        with warnings.catch_warnings():
+            for words in ("pin_memory", "is_gradient_checkpointing"):
+                warnings.filterwarnings("error", message=f".*{words}")
+            run(script, "--model_name_or_path", dfm, "--train_data", text, "--output_dir", tmp_path, *options)
 
     def test_warns_that_the_saved_average_will_hardly_move(self, dfm, text, tmp_path):
         options = ["--model_name_or_path", dfm, "--train_data", text, *FEW_LEVELS, *SHORT]
