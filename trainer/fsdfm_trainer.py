@@ -210,8 +210,7 @@ class FSDFMTrainer(DFMTrainer):
             if self.teacher is None:
                 loss, row_loss = compute()
             else:
-                with cast_once(self.teacher.lm_head):
-                    loss, row_loss = with_weights_at_hand(self.teacher, compute, anchor=in_turn)
+                loss, row_loss = with_weights_at_hand(self.teacher, compute, anchor=in_turn)
         return HeadLoss(loss, torch.empty_like(row_loss).index_copy_(0, in_turn, row_loss))
 
     def _autocast(self) -> contextlib.AbstractContextManager:

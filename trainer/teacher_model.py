@@ -82,7 +82,7 @@ def is_sharded(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def cast_once(module: nn.Module) -> Iterator[None]:
     """
-    Under autocast, one low-precision copy of each frozen weight, kept to the end of the block. Record no gradient in it.
+    Under autocast, a low-precision copy of each frozen weight, kept to the end of the block; for use without gradient.
 
     Autocast keeps copies only of weights that require a gradient, and would cast a teacher's at every call. So they do
     require one inside of the block. Engines that shard weights cast them in their own way.

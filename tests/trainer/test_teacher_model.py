@@ -4,7 +4,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers_fsdfm.trainer.arguments import FSDFMTrainingArguments
 from transformers_fsdfm.trainer.fsdfm_trainer import FSDFMTrainer
-from transformers_fsdfm.trainer.losses import LOGITS_CHUNK_BYTES
 from transformers_fsdfm.trainer.shortcut_teacher import shortcut_target
 from transformers_fsdfm.trainer.teacher_model import cast_once, copy_as_teacher
 
@@ -44,20 +43,17 @@ def test_a_teacher_casts_its_weights_once_for_all_its_calls():
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_in_a_training_step_its_head_is_cast_once_for_all_jumps_and_once_for_all_chunks(tmp_path, monkeypatch):
-    model = small_model()
-    monkeypatch.setitem(LOGITS_CHUNK_BYTES, "cpu", 4 * model.config.vocab_size * 3)
+def test_so_does_the_teacher_of_a_training_step(tmp_path):
     args = arguments(tmp_path, FSDFMTrainingArguments, bf16=True, step_size_policy="uniform")
-    trainer = FSDFMTrainer(model, args, Rows(MarkovChain().sample(8)))
+    trainer = FSDFMTrainer(small_model(), args, Rows(MarkovChain().sample(8)))
     trainer._prepare_for_training(1, None, None)
-    teacher, batch = trainer.teacher, {"input_ids": MarkovChain().sample(8)}
-    for weight, expected in ((teacher.model.layers[0].mlp.up_proj.weight, 1), (teacher.lm_head.weight, 2)):
-        with trainer.compute_loss_context_manager(), CountCasts(weight) as casts:
-            loss = trainer.compute_loss(trainer.model, batch)
-        assert casts.count == expected
+    weight, batch = trainer.teacher.model.layers[0].mlp.up_proj.weight, {"input_ids": MarkovChain().sample(8)}
+    with trainer.compute_loss_context_manager(), CountCasts(weight) as casts:
+        loss = trainer.compute_loss(trainer.model, batch)
+    assert casts.count == 1
     loss.backward()
-    assert all(parameter.grad is not None for parameter in trainer.model.lm_head.parameters())
-    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(parameter.grad is not None for parameter in trainer.model.parameters())
+    assert all(parameter.grad is None for parameter in trainer.teacher.parameters())
 
 
 def test_copies_are_dropped_and_gradients_recorded_again_after_the_block():
