@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.cells import cell_len
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.cli.conftest import last_line
@@ -71,6 +72,19 @@ def test_without_a_file_the_terminal_gets_the_text_and_the_counts(timeline):
     assert re.search(r"^ 8  step 2 +\d+", out, re.MULTILINE)
     assert timeline(PROMPT, "--num-steps", 2, "--seed", 1)[1] == out
     assert timeline(PROMPT, "--num-steps", 2, "--seed", 2)[1] != out
+
+
+def test_a_terminal_gets_colours_unless_it_wants_none(timeline, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "50"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    _, out, _ = timeline(PROMPT, "--num-steps", 2, "--seed", 1)
+    assert "\x1b[38;5;232;48;5;" in out
+    text = re.sub(r"\x1b\[[0-9;]*m", "", out).split("\n\n")[1]
+    assert 40 < max(map(cell_len, text.splitlines())) <= 50
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in timeline(PROMPT, "--num-steps", 2, "--seed", 1)[1]
 
 
 def test_a_file_is_of_the_kind_that_its_name_says(timeline, tmp_path):
@@ -173,4 +187,4 @@ def test_commands_of_the_documentation_run(run, checkpoint, others, tmp_path, mo
     for command in commands[1:]:
         code, _, error = run(*command[1:])
         assert code == 0, error
-    assert {"timeline.html", "timeline.png", "race.gif"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"timeline.html", "timeline.png", "race.html"} <= {path.name for path in tmp_path.iterdir()}
