@@ -63,7 +63,7 @@ def make_scores(mode: str, cell: Cell | None, seed: int) -> RunScores:
 def make_samples(cell: Cell) -> Samples:
     seconds = cell.num_steps / 8 * np.array([1.0, 2.0, 6.0])
     ids = np.zeros((ROWS, 20), int)
-    return Samples(ids, ids == 0, [], seconds, cell.num_steps - 0.5, batch_size=10, machine="cpu, 1 threads")
+    return Samples(ids, ids == 0, [], seconds, cell.num_steps - 0.5, batch_size=10, machine="cpu, threads: 1")
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_the_report_says_how_equivalence_was_judged(report):
     assert "A higher by more than the margin" in markdown
     assert "real against other real text 0.900" in markdown
     assert "3 buckets, scaling factor 5, seed 0, 30 real texts" in markdown
-    assert "Sampled on: cpu, 1 threads." in markdown
+    assert "Sampled on: cpu, threads: 1." in markdown
 
 
 def test_every_column_is_explained(report):

@@ -2,6 +2,7 @@
 """Intervals and tests on data of which the truth is known."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -119,28 +120,33 @@ def test_a_share_of_nearly_nothing_still_has_an_interval():
 # ---- Comparisons -----------------------------------------------------------------------------------------------------
 
 
-def share_of(verdict: Verdict, log_ratio: float, units: int, runs: int, noise: float = 0.2) -> float:
+def shares(log_ratio: float, units: int, runs: int, noise: float = 0.2) -> Counter:
+    """How often each verdict is given."""
     random = np.random.default_rng(units)
     pairs = (pair(random, units, log_ratio, noise) for _ in range(runs))
-    return float(np.mean([compare_ratios(*one, margin=MARGIN, num_resamples=100).verdict == verdict for one in pairs]))
+    verdicts = Counter(compare_ratios(*one, margin=MARGIN, num_resamples=100).verdict for one in pairs)
+    return Counter({verdict: count / runs for verdict, count in verdicts.items()})
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_systems_that_differ_by_the_margin_are_called_equivalent_in_one_case_of_twenty(sign):
-    assert 0.02 < share_of(Verdict.EQUIVALENT, sign * MARGIN, units=60, runs=400, noise=0.05) < 0.085
+@pytest.mark.parametrize(("sign", "beyond"), [(-1, Verdict.LOWER), (1, Verdict.HIGHER)])
+def test_at_the_margin_one_case_in_twenty_is_called_equivalent_and_one_in_forty_different(sign, beyond):
+    found = shares(sign * MARGIN, units=60, runs=400, noise=0.05)
+    assert 0.02 < found[Verdict.EQUIVALENT] < 0.085
+    assert 0.005 < found[beyond] < 0.055
+    assert found.keys() == {Verdict.EQUIVALENT, Verdict.UNDECIDED, beyond}
 
 
 def test_equal_systems_are_found_equivalent_with_enough_data():
-    assert share_of(Verdict.EQUIVALENT, 0, units=100, runs=60, noise=0.06) > 0.9
+    assert shares(0, units=100, runs=60, noise=0.06)[Verdict.EQUIVALENT] > 0.9
 
 
 def test_a_missing_difference_is_no_equivalence():
-    assert share_of(Verdict.UNDECIDED, 0, units=MIN_UNITS, runs=60, noise=1.0) > 0.9
+    assert shares(0, units=MIN_UNITS, runs=60, noise=1.0)[Verdict.UNDECIDED] > 0.9
 
 
 @pytest.mark.parametrize(("verdict", "log_ratio"), [(Verdict.HIGHER, 0.3), (Verdict.LOWER, -0.3)])
 def test_differences_beyond_the_margin_are_found_with_their_direction(verdict, log_ratio):
-    assert share_of(verdict, log_ratio, units=100, runs=40) > 0.95
+    assert shares(log_ratio, units=100, runs=40)[verdict] > 0.95
 
 
 def test_equal_systems_are_called_different_in_one_case_of_twenty():

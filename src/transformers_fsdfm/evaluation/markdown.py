@@ -134,8 +134,8 @@ def _comparisons(report: Report) -> Iterable[str]:
         yield (
             "Equivalence is judged by two one-sided paired t-tests (TOST) on the log of the ratio A/B, at level "
             f"{alpha:.3g} and with a margin of {100 * margin:g} %: *equivalent* says that the ratio lies in "
-            f"[{low:.4f}, {high:.4f}], not merely that no difference was found; *undecided* says that these data show "
-            "neither."
+            f"[{low:.4f}, {high:.4f}], not merely that no difference was found; *lower* and *higher* say that it lies "
+            "outside, each at half that level; *undecided* says that these data show none of this."
         )
         yield _table(
             [

@@ -81,10 +81,11 @@ def _draw(mode: str, panels: list[tuple[str, str]], rows: list[Row], picture: _P
 
 def _draw_panel(axes: "Axes", key: str, rows: list[Row], picture: _Picture) -> None:
     axes.set_yscale("log")
-    _use_plain_numbers(axes.yaxis)
+    _label_ticks(axes.yaxis, base=10)
     if picture.scale != "linear":
-        axes.set_xscale("log", base=2 if picture.scale == "log2" else 10)
-        _use_plain_numbers(axes.xaxis)
+        base = 2 if picture.scale == "log2" else 10
+        axes.set_xscale("log", base=base)
+        _label_ticks(axes.xaxis, base)
     for (model, solver), line in _lines(rows).items():
         points = [(row, picture.value(row), row.values.get(key)) for row in line]
         points = [(row, x, y) for row, x, y in points if x and y]
@@ -138,9 +139,11 @@ def _error_bars(values: list[Value]) -> list[list[float]] | None:
     ]
 
 
-def _use_plain_numbers(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+def _label_ticks(axis: Any, base: int) -> None:
+    """Plain numbers, and enough of them on an axis of less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    axis.set_major_locator(LogLocator(base, subs=(1, 2, 5) if base == 10 else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -248,7 +248,7 @@ def _describe_machine(device_type: str) -> str:
     """What seconds depend on."""
     if device_type == "cuda":
         return torch.cuda.get_device_name()
-    return f"{device_type} ({platform.processor() or platform.machine()}), {torch.get_num_threads()} threads"
+    return f"{device_type} ({platform.processor() or platform.machine()}), threads: {torch.get_num_threads()}"
 
 
 def sample_features() -> Any:

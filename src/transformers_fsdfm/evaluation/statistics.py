@@ -114,8 +114,8 @@ class Comparison:
             p-value of "different by the margin or more", the larger one of the two one-sided tests. None without a
             margin.
         verdict ([`Verdict`], *optional*):
-            `EQUIVALENT`: within the margin. `LOWER`, `HIGHER`: A is below or above B by more than the margin.
-            `UNDECIDED`: these data show none of the three. None without a margin.
+            `EQUIVALENT`: within the margin, at level alpha. `LOWER`, `HIGHER`: A is below or above B by more than the
+            margin, each at level alpha / 2. `UNDECIDED`: these data show none of the three. None without a margin.
     """
 
     difference: Interval
@@ -186,9 +186,9 @@ def compare_ratios(
     )
     if p_equivalence < alpha:
         verdict = Verdict.EQUIVALENT
-    elif _upper_tail(law, -difference.value - margin, error) < alpha:
+    elif _upper_tail(law, -difference.value - margin, error) < alpha / 2:  # as the two-sided test of a difference
         verdict = Verdict.LOWER
-    elif _upper_tail(law, difference.value - margin, error) < alpha:
+    elif _upper_tail(law, difference.value - margin, error) < alpha / 2:
         verdict = Verdict.HIGHER
     else:
         verdict = Verdict.UNDECIDED
