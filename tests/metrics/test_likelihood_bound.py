@@ -1,9 +1,11 @@
 """The likelihood bound against the trainer's evaluation and a closed form."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.conftest import generator, tiny_config, tiny_model
 from tests.trainer.toy import Rows, arguments
@@ -40,6 +42,39 @@ def test_a_model_that_knows_nothing_has_the_bound_of_its_vocabulary(source, chan
     expected = -(schedule.velocity_scalar(times) * bracket).mean().item()
     assert result["nats_per_token"] == pytest.approx(expected, rel=0.02)
     assert result["perplexity_bound"] == pytest.approx(math.exp(result["nats_per_token"]))
+
+
+class EqualTokens(nn.Module):
+    """The exact posterior of the law "four equal tokens, 0 or 1", from a mask source."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        size = {"vocab_size": 2, "hidden_size": 4, "num_attention_heads": 1, "max_position_embeddings": 4}
+        self.config = tiny_config(**size, source_distribution="mask", mask_token_id=2, step_size_conditioning=False)
+        self.head = nn.Linear(2, 2, bias=False)
+        nn.init.eye_(self.head.weight)
+
+    def base_model(self, input_ids: Tensor, **_) -> SimpleNamespace:
+        seen = torch.stack([(input_ids == token).any(-1) for token in (0, 1)], dim=-1)  # (rows, 2)
+        logits = torch.where(seen.any(-1, keepdim=True) & ~seen, -50.0, 0.0)
+        return SimpleNamespace(last_hidden_state=logits[:, None].expand(-1, 4, -1))
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+
+def test_an_exact_model_has_the_entropy_of_the_data_and_still_bad_samples_in_one_step():
+    model, rows = EqualTokens(), torch.randint(2, (4000, 1), generator=generator(0)).expand(4000, 4)
+    result = likelihood_bound(rows, model, batch_size=4000, num_times=32)
+    assert 4 * result["nats_per_token"] == pytest.approx(math.log(2), rel=0.03)
+    # One step draws every position by itself: only 2 of 2^4 equally likely sequences have four equal tokens.
+    masked = torch.full((4000, 4), 2)
+    probs = model.head(model.base_model(masked).last_hidden_state).softmax(-1)
+    samples = torch.multinomial(probs.flatten(0, 1), 1, generator=generator(1)).reshape(4000, 4)
+    impossible = (samples != samples[:, :1]).any(-1).float().mean().item()
+    assert impossible == pytest.approx(7 / 8, abs=0.02)
 
 
 def test_values_of_sequences_add_up(tokenizer):
