@@ -104,7 +104,7 @@ def test_a_number_that_is_no_port_is_wrong_usage(run, port):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_serves_at_loopback_until_it_is_stopped(checkpoint, stop, code):
+def test_serves_at_loopback_until_it_is_stopped_even_at_work(checkpoint, stop, code):
     pytest.importorskip("gradio", reason="the page needs gradio")
     command = [sys.executable, "-c", "from transformers_fsdfm.cli import main; main()", "demo"]
     command += ["--model", checkpoint, "--dfm", checkpoint, "--device", "cpu"]
@@ -116,6 +116,11 @@ def test_serves_at_loopback_until_it_is_stopped(checkpoint, stop, code):
             with urllib.request.urlopen(found[1] + "config", timeout=30) as answer:
                 config = json.load(answer)
             assert config["title"] == "FS-DFM"
+            work = json.dumps({"data": ["", 60, "cumulative_scalar", 1, 0, 1024]}).encode()  # some 400 network calls
+            request = urllib.request.Request(
+                found[1] + "gradio_api/call/write", data=work, headers={"Content-Type": "application/json"}
+            )
+            urllib.request.urlopen(request, timeout=30).close()
             demo.send_signal(stop)
             assert demo.wait(timeout=30) == code
         finally:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.conftest import generator
-from tests.demo.conftest import MAX_LENGTH
+from tests.demo.conftest import MAX_LENGTH, make_writer
 from transformers_fsdfm.demo.inputs import MAX_CHARACTERS_PER_POSITION, Run, Settings
 
 
@@ -120,6 +120,19 @@ def test_special_tokens_that_are_typed_are_text(writer):
     assert not special & set(run.given_ids[0].tolist())
     assert run.num_written == 5
     assert run.text_of(generate(run)).startswith("a <|endoftext|><|mask|> b")
+
+
+@pytest.mark.parametrize("text", ["", "Once upon", "Once ___20___"])
+def test_masks_of_a_draft_are_no_text(byte_tokenizer, text):
+    run = plan(make_writer(byte_tokenizer, source_distribution="mask"), text=text)
+    drafts = []
+    run.writer.model.generate(
+        **run.arguments,
+        generator=generator(0),
+        callback_on_step_end=lambda model, step, time, tensors: drafts.append(tensors["sequences"][0].tolist()),
+    )
+    assert run.writer.tokenizer.mask_token_id in drafts[0]
+    assert not any("mask" in run.text_of(draft) for draft in drafts)
 
 
 def test_an_escaped_underscore_is_text(writer):

@@ -146,6 +146,8 @@ class Run:
         if blanks:
             return fill_blanks(self.settings.text, ids, self.writer.tokenizer)
         start = self.given_ids.shape[1]
+        if self.writer.model.config.source_distribution == "mask":  # a draft has no text yet where the mask stands
+            ids = [token_id for token_id in ids if token_id != self.writer.model.config.mask_token_id]
         written = decode_after(ids[:start], ids[start:], self.writer.tokenizer, skip_special_tokens=start > 0)
         return pieces[0] + (written.removeprefix(" ") if pieces[0].endswith(" ") else written)
 
