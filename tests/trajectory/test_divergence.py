@@ -6,7 +6,7 @@ import torch
 
 from tests.conftest import generator
 from transformers_fsdfm.flow_fsdfm import Schedule, candidate_hazard, solver_step
-from transformers_fsdfm.trajectory.divergence import kl_bounds, one_step_log_prob, pair_difference
+from transformers_fsdfm.trajectory.divergence import kl_bounds, one_step_log_prob, pair_difference, squared_distance
 
 from .toy import kl_divergence
 
@@ -97,3 +97,19 @@ def test_a_single_position_has_nothing_to_choose_the_predictor_by():
 def test_the_share_of_differing_pairs_is_without_bias():
     difference = pair_difference(draw(P, 10_000, 3)[0])
     assert float(difference.mean()) == pytest.approx(1 - float((P**2).sum()), abs=0.006)
+
+
+def test_the_squared_distance_of_two_sampled_laws_is_without_bias():
+    samples = draw(P, 10_000, 3)[0]
+    others = torch.multinomial(Q.expand(10_000, -1), 3, replacement=True, generator=generator(1))
+    exact = float((P - Q).square().sum())
+    assert float(squared_distance(samples, others).mean()) == pytest.approx(exact, abs=0.015)
+
+
+def test_samples_of_one_number_may_depend_on_each_other():
+    samples = draw(P, 10_000, 4)[0]
+    assert squared_distance(samples, samples).abs().max() < 1e-12  # the same runs twice
+    partly = torch.where(
+        torch.rand(samples.shape, generator=generator(1)) < 0.5, samples, draw(P, 10_000, 4)[0].roll(1, 0)
+    )
+    assert float(squared_distance(samples, partly).mean()) == pytest.approx(0, abs=0.01)

@@ -18,33 +18,35 @@ SETTINGS = TrajectorySettings(steps=(1, 2, 4, 64), num_fine_steps=64, start_time
 SMALL = TrajectorySettings(steps=(1, 2, 8), num_fine_steps=8, start_times=(0.0, 0.5), num_rollouts=4)
 
 
-def exact_divergences(model, reference, cell, settings) -> tuple[torch.Tensor, torch.Tensor]:
-    """KL per position, `(steps, length)` each: over one step, and at the end."""
+def exact_numbers(model, reference, cell, settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per position, `(steps, length)` each: KL over one step, and squared distance at the end."""
     start = _draw_noisy_ids(CLEAN, cell, settings, model.config)
     fine = times_from(cell.start_time, settings.num_fine_steps)
     at_end = marginals(reference, exact_law(reference, start, fine))
-    local, final = [], []
+    divergence, distance = [], []
     for steps in settings.steps_from(cell.start_time):
         times = times_from(cell.start_time, steps)
         many = marginals(reference, exact_law(reference, start, fine[: settings.num_fine_steps // steps + 1]))
-        local.append(kl_divergence(many, marginals(model, exact_law(model, start, times[:2]))))
-        final.append(kl_divergence(at_end, marginals(model, exact_law(model, start, times))))
-    return torch.stack(local), torch.stack(final)
+        divergence.append(kl_divergence(many, marginals(model, exact_law(model, start, times[:2]))))
+        distance.append((at_end - marginals(model, exact_law(model, start, times))).square().sum(-1))
+    return torch.stack(divergence), torch.stack(distance)
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 2.0])
 @pytest.mark.parametrize("start_time", [0.0, 0.5])
-def test_the_estimates_bracket_the_exact_divergences_of_a_known_chain(start_time, sharpness):
+def test_the_estimates_agree_with_the_exact_values_of_a_known_chain(start_time, sharpness):
     model, reference, cell = TableModel(sharpness=sharpness), TableModel(), Cell(3, start_time, 0)
     result = measure_cell(model, reference, CLEAN, cell, SETTINGS)
     assert result["steps"].tolist() == SETTINGS.steps_from(start_time)
-    for kind, exact in zip(("local", "final"), exact_divergences(model, reference, cell, SETTINGS), strict=True):
-        lower, upper = (torch.tensor(result[f"{kind}_{side}"]) for side in ("lower", "upper"))
-        assert (lower < exact + 0.035).all()
-        assert (upper > exact - 0.035).all()
-        assert (upper - lower).max() < 0.06
+    divergence, distance = exact_numbers(model, reference, cell, SETTINGS)
+    lower, upper = torch.tensor(result["local_lower"]), torch.tensor(result["local_upper"])
+    assert (lower < divergence + 0.035).all()
+    assert (upper > divergence - 0.035).all()
+    assert (upper - lower).max() < 0.06
+    assert (torch.tensor(result["distance"]) - distance).abs().max() < 0.06
     if sharpness == 2:  # a wrong model is found out however many steps it takes
-        assert result["final_lower"].mean() > 0.02
+        assert distance.mean() > 0.02
+        assert result["distance"].mean() > 0.015
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,7 @@ def result() -> dict[str, np.ndarray]:
 def test_a_process_does_not_diverge_from_itself(result):
     assert result["steps"][-1] == SETTINGS.num_fine_steps
     assert (result["differs"][-1] == 0).all()
+    assert abs(result["distance"][-1]).max() < 1e-12
     assert (result["over_time_64"][:, 1] == 0).all()
     assert abs(result["local_lower"][-1]).max() < 0.02
     assert (result["differs"][0] > 0).all()

@@ -13,10 +13,12 @@ from transformers_fsdfm.trajectory import Cell, draw_plots, summarize, write_rep
 LENGTH, STEPS = 64, [1, 4]
 PLOTS = {
     "local_divergence_by_step_size",
-    "final_divergence_by_steps",
+    "local_divergence_by_position",
+    "final_distance_by_steps",
+    "final_distance_by_position",
+    "final_distance_by_length",
     "differing_positions_by_steps",
     "differing_positions_over_time",
-    "final_divergence_by_position",
     "differing_positions_by_length",
 }
 
@@ -30,8 +32,7 @@ def measured(level: float, length: int = LENGTH) -> dict[str, np.ndarray]:
         "floor": np.full(length, 0.9),
         "local_lower": both,
         "local_upper": both + 0.5,
-        "final_lower": 2 * both,
-        "final_upper": 2 * both + 0.5,
+        "distance": 2 * both,
         "differs": np.stack([np.full(length, level), np.full(length, level / 2)]),
         "over_time_1": np.array([[1.0, level]]),
         "over_time_4": np.array([[0.25, 0.0], [0.5, level / 4], [0.75, level / 4], [1.0, level / 2]]),
@@ -48,7 +49,7 @@ def test_means_are_over_texts_with_their_standard_error():
     assert first["differing_share_se"] == pytest.approx(0.1)  # (0.4 - 0.2) / 2
     assert first["differing_positions"] == pytest.approx(0.3 * LENGTH)
     assert first["local_kl_lower"] == pytest.approx(0.3 + 0.5 * (LENGTH - 1) / LENGTH)
-    assert first["final_kl_upper"] == pytest.approx(2 * first["local_kl_lower"] + 0.5)
+    assert first["squared_distance"] == pytest.approx(2 * first["local_kl_lower"])
     assert second["local_kl_upper"] == pytest.approx(first["local_kl_lower"] / 2 + 0.5)
     assert first["floor_share"] == pytest.approx(0.9)
 
@@ -90,7 +91,7 @@ def test_the_report_is_json_and_a_plot_of_each(tmp_path):
     assert {file.stem for file in files} == {*PLOTS, "trajectory"}
     assert {file.suffix for file in files} == {".json", ".png", ".svg"}
     assert all(file.stat().st_size > 1000 for file in files)
-    assert (tmp_path / "new" / "final_divergence_by_steps.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert (tmp_path / "new" / "final_distance_by_steps.svg").read_text(encoding="utf-8").startswith("<?xml")
     record = json.loads(files[0].read_text(encoding="utf-8"))
     assert record["about"] == {"model": "mine"}
     assert record["by_steps"] == summarize(results)["by_steps"]
@@ -104,7 +105,10 @@ def test_plots_draw_what_the_tables_say():
     assert upper.get_xdata().tolist() == [1, 1 / 4]
     assert upper.get_ydata().tolist() == [row["local_kl_upper"] for row in tables["by_steps"]]
     assert lower.get_ydata().tolist() == [row["local_kl_lower"] for row in tables["by_steps"]]
-    assert axes["final_divergence_by_steps"].lines[0].get_xdata().tolist() == [1, 4]
+    distance = axes["final_distance_by_steps"].lines[0]
+    assert distance.get_xdata().tolist() == [1, 4]
+    assert distance.get_ydata().tolist() == [row["squared_distance"] for row in tables["by_steps"]]
+    assert len(axes["final_distance_by_position"].lines[0].get_xdata()) == 32
     coupled, floor = axes["differing_positions_by_steps"].lines[:2]
     assert coupled.get_ydata().tolist() == pytest.approx([0.3, 0.15])
     assert floor.get_ydata().tolist() == pytest.approx([0.9, 0.9])

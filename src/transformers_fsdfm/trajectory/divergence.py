@@ -107,8 +107,29 @@ def pair_difference(samples: Tensor) -> Tensor:
     The probability that two independent samples differ, `(positions,)`: 1 - sum_k p_k^2, without bias.
 
     Args:
-        samples (`torch.LongTensor` of shape `(positions, M)`).
+        samples (`torch.LongTensor` of shape `(positions, M)`): M >= 2.
     """
+    return _pair_difference(samples, samples)
+
+
+def squared_distance(samples: Tensor, others: Tensor) -> Tensor:
+    """
+    sum_k (p_k - q_k)^2 of two laws that are both known by samples alone, without bias whatever M; single estimates may
+    be negative. Between 0 and 2.
+
+    Args:
+        samples, others (`torch.LongTensor` of shape `(positions, M)`):
+            From P and Q, M >= 2. Samples of the same number may depend on each other, all others not.
+
+    Returns:
+        `torch.DoubleTensor` of shape `(positions,)`.
+    """
+    return 2 * _pair_difference(samples, others) - pair_difference(samples) - pair_difference(others)
+
+
+def _pair_difference(samples: Tensor, others: Tensor) -> Tensor:
+    """How often samples of different numbers differ, `(positions,)`."""
     num_samples = samples.shape[1]
-    counts = torch.stack([(row[:, None] == row).sum(-1) for row in samples]).double()
-    return 1 - (counts - 1).mean(-1) / (num_samples - 1)
+    equal = torch.stack([(row[:, None] == other).sum() for row, other in zip(samples, others, strict=True)])
+    equal = equal - (samples == others).sum(-1)
+    return 1 - equal.double() / (num_samples * (num_samples - 1))

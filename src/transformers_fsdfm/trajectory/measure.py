@@ -4,7 +4,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..evaluation.files import written_whole
 from ..flow_fsdfm import SOLVERS
-from .divergence import kl_bounds, one_step_log_prob, pair_difference
+from .divergence import kl_bounds, one_step_log_prob, pair_difference, squared_distance
 from .process import (
     draw_clocks,
     final_hidden_states,
@@ -31,7 +30,7 @@ from .process import (
 # Differences over time are recorded at no more than so many moments of a run.
 MAX_MOMENTS = 64
 # What is measured for each number of steps and position, see `measure_cell`.
-CURVES = ("local_lower", "local_upper", "final_lower", "final_upper", "differs")
+CURVES = ("local_lower", "local_upper", "distance", "differs")
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class _Comparison:
         times (`torch.DoubleTensor` of shape `(steps + 1,)`): of the runs with S steps.
         moments (`list[int]`): after which of those steps the two are compared.
         after_one_step (`list[torch.LongTensor]`): states `(runs, length)` of the many steps at the first of the times.
-        before_last (`list[torch.LongTensor]`): states of the few steps before the last one.
+        final (`list[torch.LongTensor]`): states of the few steps at the end.
         differs (`torch.DoubleTensor` of shape `(length,)`): how many pairs of runs differ at the end.
         over_time (`torch.DoubleTensor` of shape `(moments,)`): how many tokens of all pairs differ at each moment.
     """
@@ -127,14 +126,9 @@ class _Comparison:
         self.moments = sorted({*range(every, self.num_steps + 1, every), self.num_steps})
         self._in_fine_steps = num_fine_steps // steps
         self.after_one_step: list[Tensor] = []
-        self.before_last: list[Tensor] = []
+        self.final: list[Tensor] = []
         self.differs = torch.zeros(length, dtype=torch.float64)
         self.over_time = torch.zeros(len(self.moments), dtype=torch.float64)
-
-    @property
-    def wanted(self) -> set[int]:
-        """After how many of the few steps a state is needed."""
-        return {self.num_steps - 1, *self.moments}
 
     @property
     def wanted_fine(self) -> set[int]:
@@ -144,7 +138,7 @@ class _Comparison:
     def add(self, few: dict[int, Tensor], many: dict[int, Tensor]) -> None:
         """Takes the states of some pairs of runs, `(runs, length)` each."""
         self.after_one_step.append(many[self._in_fine_steps].cpu())
-        self.before_last.append(few[self.num_steps - 1].cpu())
+        self.final.append(few[self.num_steps].cpu())
         differ = torch.stack([few[step] != many[step * self._in_fine_steps] for step in self.moments]).cpu()
         self.over_time += differ.sum((1, 2))
         self.differs += differ[-1].sum(0)
@@ -166,7 +160,7 @@ def measure_cell(
         `dict[str, np.ndarray]`, with one row for each of the numbers of steps S in `"steps"`:
         - `local_lower`, `local_upper` `(S, length)`: bounds on the KL divergence, in nats, from the law of the many
           steps over [t, t + 1 / S] to that of one step, per position;
-        - `final_lower`, `final_upper` `(S, length)`: from the law of the many steps at t = 1 to that of the few;
+        - `distance` `(S, length)`: the squared distance of the laws of the many and of the few steps at t = 1;
         - `differs` `(S, length)`: share of the pairs of runs with shared random numbers whose final tokens differ;
         - `over_time_S` `(moments, 2)` for each S: time, and the share of all tokens that differ then;
         - `floor` `(length,)`: how often two independent runs of the many steps differ at the end.
@@ -178,11 +172,8 @@ def measure_cell(
     for steps, runs in comparisons.items():
         samples = torch.cat(runs.after_one_step).T.contiguous()
         local = kl_bounds(samples, _one_step_law(model, noisy_ids, runs.times, samples, settings.solver))
-        overall = local
-        if runs.num_steps > 1:
-            law = _mixture_law(model, torch.cat(runs.before_last), runs.times, final, settings.solver)
-            overall = kl_bounds(final, law)
-        values = (*local, *overall, runs.differs / settings.num_rollouts)
+        distance = squared_distance(final, torch.cat(runs.final).T.contiguous())
+        values = (*local, distance, runs.differs / settings.num_rollouts)
         for name, value in zip(CURVES, values, strict=True):
             rows.setdefault(name, []).append(value)
         share = runs.over_time / final.numel()
@@ -234,46 +225,21 @@ def _run_all(
         many = run_process(reference, start, fine_times, clocks, solver, wanted)
         final.append(many[last].cpu())
         for runs in comparisons.values():
-            runs.add(run_process(model, start, runs.times, clocks, solver, runs.wanted), many)
+            runs.add(run_process(model, start, runs.times, clocks, solver, runs.moments), many)
     return comparisons, torch.cat(final).T.contiguous()
 
 
-def _one_step_law(model: nn.Module, noisy_ids: Tensor, times: Tensor, samples: Tensor, solver: str) -> Tensor:
-    """log of the student's law of x_{t+h} at the samples, `(length, runs)`."""
-    hazard = step_hazards(solver, model.config.flow_schedule, times[:2])[0]
-    return torch.cat(list(_position_log_probs(model, noisy_ids, times[:2], hazard, samples, solver)))
-
-
-def _mixture_law(model: nn.Module, before_last: Tensor, times: Tensor, samples: Tensor, solver: str) -> Tensor:
-    """
-    log of the law of the few steps' final tokens at the samples of the many, `(length, runs)`.
-
-    Given the state before the last step that law is known; it is averaged over the runs. A sample is judged by the
-    other runs, because its own shares its random numbers, and by one more that draws uniformly, so that no probability
-    is 0.
-    """
-    num_runs, length = before_last.shape
-    total = torch.full((length, num_runs), 1 / model.config.vocab_size, dtype=torch.float64)
-    hazard = step_hazards(solver, model.config.flow_schedule, times[-2:])[0]
-    for run in range(num_runs):
-        ids = before_last[run : run + 1].to(_device(model))
-        chunks = _position_log_probs(model, ids, times[-2:], hazard, samples, solver)
-        probs = torch.cat(list(chunks)).exp()
-        probs[:, run] = 0
-        total += probs
-    return (total / num_runs).log()
-
-
 @torch.no_grad()
-def _position_log_probs(
-    model: nn.Module, ids: Tensor, times: Tensor, hazard: Tensor, samples: Tensor, solver: str
-) -> Iterator[Tensor]:
-    """`one_step_log_prob` of one row, `(1, length)`, a chunk of positions at a time, on the CPU."""
-    hidden_states = final_hidden_states(model, ids, float(times[0]), float(times[1] - times[0]))[0]
-    source = model.config.source_distribution
+def _one_step_law(model: nn.Module, noisy_ids: Tensor, times: Tensor, samples: Tensor, solver: str) -> Tensor:
+    """log of the law of x_{t+h} after one step of the model, at the samples, `(length, runs)`."""
+    hazard = step_hazards(solver, model.config.flow_schedule, times[:2])[0]
+    hidden_states = final_hidden_states(model, noisy_ids, float(times[0]), float(times[1] - times[0]))[0]
+    current_ids, source = noisy_ids[0].cpu(), model.config.source_distribution
+    log_probs = []
     for at in torch.arange(len(samples)).split(positions_per_chunk(model.config.vocab_size)):
-        logits = model.lm_head(hidden_states[at.to(ids.device)])
-        yield one_step_log_prob(solver, logits.cpu(), ids[0].cpu()[at], hazard, samples[at], source)
+        logits = model.lm_head(hidden_states[at.to(hidden_states.device)]).cpu()
+        log_probs.append(one_step_log_prob(solver, logits, current_ids[at], hazard, samples[at], source))
+    return torch.cat(log_probs)
 
 
 # ---- Many cells, on disk ---------------------------------------------------------------------------------------------

@@ -19,6 +19,16 @@ Results = dict[Cell, dict[str, np.ndarray]]
 # Positions are averaged in at most so many stretches of equal length.
 MAX_STRETCHES = 32
 PLOT_FORMATS = ("png", "svg")
+MAX_BANDS = 3  # more of them hide each other
+DISTANCE_LABEL = "squared distance of the two laws"
+# What is measured, and what the tables call it.
+COLUMNS = {
+    "local_lower": "local_kl_lower",
+    "local_upper": "local_kl_upper",
+    "distance": "squared_distance",
+    "differs": "differing_share",
+    "floor": "floor_share",
+}
 
 
 def summarize(results: Results) -> dict[str, list[dict[str, Any]]]:
@@ -28,9 +38,9 @@ def summarize(results: Results) -> dict[str, list[dict[str, Any]]]:
 
     Returns:
         `dict[str, list[dict]]`:
-        - `"by_steps"`: for each length, start time and number of steps S: the bounds on the local and on the final KL
-          divergence (nats per position), `differing_positions` (of a text) and `differing_share`, and `floor_share`,
-          the share that differs between two independent runs of many steps;
+        - `"by_steps"`: for each length, start time and number of steps S: the bounds on the local KL divergence (nats
+          per position), the `squared_distance` of the final laws, `differing_positions` (of a text) and
+          `differing_share`, and `floor_share`, the share that differs between two independent runs of many steps;
         - `"by_position"`: the same for stretches of positions, counted from 0;
         - `"over_time"`: `differing_share` at the moments of a run with S steps.
     """
@@ -54,10 +64,8 @@ def summarize(results: Results) -> dict[str, list[dict[str, Any]]]:
 
 def _describe(curves: dict[str, np.ndarray]) -> dict[str, float | None]:
     """Means over positions, then over texts, of curves `(texts, positions)`."""
-    columns = {name: f"{name.split('_')[0]}_kl_{name.split('_')[1]}" for name in CURVES if "_" in name}
-    columns |= {"differs": "differing_share", "floor": "floor_share"}
     described: dict[str, float | None] = {}
-    for name, column in columns.items():
+    for name, column in COLUMNS.items():
         described |= _mean(column, curves[name].mean(-1))
     return described
 
@@ -119,11 +127,13 @@ def draw_plots(tables: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, A
 
     plots = {
         "local_divergence_by_step_size": _plot_local_divergence,
-        "final_divergence_by_steps": _plot_final_divergence,
+        "local_divergence_by_position": _plot_local_by_position,
+        "final_distance_by_steps": _plot_distance,
         "differing_positions_by_steps": _plot_differing_positions,
         "differing_positions_over_time": _plot_over_time,
-        "final_divergence_by_position": _plot_by_position,
-        "differing_positions_by_length": _plot_by_length,
+        "final_distance_by_position": _plot_by_position,
+        "final_distance_by_length": _plot_distance_by_length,
+        "differing_positions_by_length": _plot_differing_by_length,
     }
     for name, plot in plots.items():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -142,17 +152,27 @@ def _plot_local_divergence(axes: Any, tables: dict[str, list[dict[str, Any]]]) -
     axes.set(xlabel="step size h", ylabel="KL divergence, nats per position", title="One step against many")
 
 
-def _plot_final_divergence(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
+def _plot_local_by_position(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
+    for label, rows in list(_series(_largest(tables["by_position"]), "num_steps"))[:MAX_BANDS]:
+        _plot_band(axes, _middles(rows), rows, "local", label)
+    axes.set(xlabel="position", ylabel="KL divergence, nats per position", title="One step against many, by position")
+
+
+def _middles(rows: list[dict[str, Any]]) -> list[float]:
+    return [(row["first"] + row["last"]) / 2 for row in rows]
+
+
+def _plot_distance(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
     for label, rows in _series(tables["by_steps"], "length", "start_time"):
-        _plot_band(axes, [row["num_steps"] for row in rows], rows, "final", label)
+        _plot_line(axes, [row["num_steps"] for row in rows], rows, "squared_distance", label)
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="steps from t = 0 to 1", ylabel="KL divergence, nats per position", title="Few steps against many")
+    axes.set(xlabel="steps from t = 0 to 1", ylabel=DISTANCE_LABEL, title="Few steps against many")
 
 
 def _plot_differing_positions(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
     for label, rows in _series(tables["by_steps"], "length", "start_time"):
         steps = [row["num_steps"] for row in rows]
-        line = _plot_line(axes, steps, rows, label)
+        line = _plot_line(axes, steps, rows, "differing_share", label)
         axes.plot(steps, [row["floor_share"] for row in rows], linestyle=":", color=line.get_color())
     axes.set_xscale("log", base=2)
     title = "Final tokens that differ, with shared random numbers (dotted: independent runs)"
@@ -164,23 +184,33 @@ def _plot_over_time(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
     rows = _largest(tables["over_time"])
     for label, series in _series(rows, "num_steps"):
         if len(series) > 1:
-            _plot_line(axes, [row["time"] for row in series], series, label)
+            _plot_line(axes, [row["time"] for row in series], series, "differing_share", label)
     axes.set(xlabel="time t", ylabel="share of positions", ylim=(0, None), title="Tokens that differ, along the run")
 
 
 def _plot_by_position(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
     for label, rows in _series(_largest(tables["by_position"]), "num_steps"):
-        _plot_band(axes, [(row["first"] + row["last"]) / 2 for row in rows], rows, "final", label)
-    axes.set(xlabel="position", ylabel="KL divergence, nats per position", title="Few steps against many, by position")
+        _plot_line(axes, _middles(rows), rows, "squared_distance", label)
+    axes.set(xlabel="position", ylabel=DISTANCE_LABEL, title="Few steps against many, by position")
 
 
-def _plot_by_length(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
+def _plot_distance_by_length(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
+    _plot_by_length(axes, tables, "squared_distance")
+    axes.set(ylabel=DISTANCE_LABEL, title="Few steps against many, by length")
+
+
+def _plot_differing_by_length(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
+    _plot_by_length(axes, tables, "differing_share")
+    axes.set(ylabel="share of positions", ylim=(0, None), title="Final tokens that differ, by length")
+
+
+def _plot_by_length(axes: Any, tables: dict[str, list[dict[str, Any]]], column: str) -> None:
     first = min(row["start_time"] for row in tables["by_steps"])
     rows = sorted((row for row in tables["by_steps"] if row["start_time"] == first), key=lambda row: row["num_steps"])
     for label, series in _series(rows, "num_steps"):
-        _plot_line(axes, [row["length"] for row in series], series, label)
+        _plot_line(axes, [row["length"] for row in series], series, column, label)
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="sequence length", ylabel="share of positions", ylim=(0, None), title="Final tokens that differ")
+    axes.set(xlabel="sequence length")
 
 
 def _largest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -197,17 +227,18 @@ def _series(rows: list[dict[str, Any]], *keys: str) -> Iterator[tuple[str, list[
         yield label, list(group)
 
 
-def _plot_line(axes: Any, x: list[float], rows: list[dict[str, Any]], label: str) -> Any:
-    """The share of differing positions, with its standard error."""
-    errors = [row["differing_share_se"] or 0 for row in rows]
-    bars = axes.errorbar(x, [row["differing_share"] for row in rows], errors, marker="o", markersize=3, label=label)
+def _plot_line(axes: Any, x: list[float], rows: list[dict[str, Any]], column: str, label: str) -> Any:
+    """A column of a table, with its standard error."""
+    errors = [row[f"{column}_se"] or 0 for row in rows]
+    bars = axes.errorbar(x, [row[column] for row in rows], errors, marker="o", markersize=3, label=label)
     return bars.lines[0]
 
 
-def _plot_band(axes: Any, x: list[float], rows: list[dict[str, Any]], kind: str, label: str) -> None:
+def _plot_band(axes: Any, x: list[float], rows: list[dict[str, Any]], kind: str, label: str) -> Any:
     """The band between the lower and the upper estimate of a KL divergence."""
     lower = [row[f"{kind}_kl_lower"] for row in rows]
     upper = [row[f"{kind}_kl_upper"] for row in rows]
     (line,) = axes.plot(x, upper, marker="v", markersize=3, linewidth=0.8, label=label)
     axes.plot(x, lower, marker="^", markersize=3, linewidth=0.8, color=line.get_color())
     axes.fill_between(x, lower, upper, alpha=0.15, color=line.get_color())
+    return line
