@@ -22,16 +22,12 @@ SUMMARY = re.compile(r"\d+ tokens in \d+ steps?, \d+\.\d\d s: [\d,]+ tokens/s \(
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1"}
 
 
-def run(*arguments, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([*FSDFM, *map(str, arguments)], capture_output=True, env=ENVIRONMENT | environment)
-
-
 def without_spaces(text: str) -> str:
     """On a terminal lines end where there is no more room, and tabs are spaces."""
     return "".join(text.split())
 
 
-def test_on_a_terminal_drafts_are_shown_and_leave_the_text_alone(checkpoint):
+def test_on_a_terminal_drafts_are_shown_and_leave_the_text_alone(run, checkpoint):
     arguments = ["generate", PROMPT, "--model", checkpoint, "--seed", 1, "--max-new-tokens", 300, "--num-steps", 300]
     arguments += ["--keep-after-eos"]
     with Terminal(arguments) as terminal:
@@ -44,7 +40,7 @@ def test_on_a_terminal_drafts_are_shown_and_leave_the_text_alone(checkpoint):
         everything = terminal.everything
         assert not terminal.screen.cursor.hidden
         assert len(set(re.findall(rb"step (\d+)", terminal.raw))) >= 3
-    written = json.loads(run(*arguments, "--json").stdout)["samples"][0]["text"]
+    written = json.loads(run(*arguments, "--json")[1])["samples"][0]["text"]
     shown, expected = without_spaces(everything), without_spaces(printable(written))
     assert shown.startswith(expected)
     assert re.fullmatch(without_spaces(SUMMARY.pattern), shown.removeprefix(expected))
@@ -93,7 +89,11 @@ def test_a_dumb_terminal_gets_no_control_sequences(checkpoint):
 
 def test_in_a_pipe_standard_output_gets_the_text_alone(checkpoint):
     text = "Once upon ___4___ went home. 你好\n"
-    done = run("infill", text, "--model", checkpoint, FORCE_COLOR="1", PYTHONIOENCODING="ascii")
+    done = subprocess.run(
+        [*FSDFM, "infill", text, "--model", str(checkpoint)],
+        capture_output=True,
+        env=ENVIRONMENT | {"FORCE_COLOR": "1", "PYTHONIOENCODING": "ascii"},
+    )
     assert done.returncode == 0
     assert done.stdout.startswith(b"Once upon ")
     assert done.stdout.endswith(" went home. 你好\n\n".encode())
