@@ -122,7 +122,7 @@ def test_text_of_another_tokenizer_is_counted_in_the_tokens_of_the_report(make, 
 def test_what_does_not_belong_among_other_systems_is_refused(make, world, llada, tmp_path):
     with pytest.raises(ValueError, match="is a DFM or FS-DFM: name it among the models"):
         evaluate_models(make(systems=[f"x={world.dfm}"]))
-    with pytest.raises(ValueError, match="brings its own code: read it, then pass `trust_remote_code=True`"):
+    with pytest.raises(ValueError, match="brings its own code: read it, then pass `trust_remote_code`"):
         evaluate_models(make(trust_remote_code=False))
     with pytest.raises(ValueError, match="two systems are called 'fsdfm'"):
         make(baselines=[f"fsdfm={world.scorer}"])

@@ -480,6 +480,11 @@ def test_there_must_be_samples_to_score(make, monkeypatch):
         evaluate_models(make(), sample=False)
 
 
+def test_devices_that_do_not_exist_are_refused(refused):
+    assert "`device` abacus can't be used" in refused(device="abacus")
+    assert "`device` cuda:99 can't be used" in refused(device="cuda:99")
+
+
 def test_an_output_folder_that_is_a_file_is_refused(refused, tmp_path):
     (tmp_path / "file").write_text("")
     assert "is a file: give a folder" in refused(out=tmp_path / "file")

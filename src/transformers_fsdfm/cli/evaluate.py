@@ -22,7 +22,7 @@ def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="Folders or Hub ids of DFM and FS-DFM models with one and the same tokenizer; NAME=PATH names one.",
         ),
     ],

@@ -141,7 +141,7 @@ def find_others(paths: dict[str, str], trust_remote_code: bool) -> dict[str, Mod
         if folder.is_flow:
             raise ValueError(f"model {folder.path} is a DFM or FS-DFM: name it among the models")
         if "auto_map" in folder.config and not trust_remote_code:
-            raise ValueError(f"model {folder.path} brings its own code: read it, then pass `trust_remote_code=True`")
+            raise ValueError(f"model {folder.path} brings its own code: read it, then pass `trust_remote_code`")
     return folders
 
 
