@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from tests.conftest import generator, tiny_model
-from transformers_fsdfm.flow_fsdfm import Schedule
+from transformers_fsdfm.flow_fsdfm import Schedule, jump_candidates
 from transformers_fsdfm.trajectory.measure import times_from
 from transformers_fsdfm.trajectory.process import (
+    _exponential_times,
+    _jump_in_race,
     draw_clocks,
     last_step_hazard,
     plan_from_clocks,
@@ -147,3 +149,40 @@ def test_logits_that_are_no_numbers_are_an_error():
     clocks = draw_clocks(8, 3.0, [generator(0)])
     with pytest.raises(RuntimeError, match="not numbers"):
         run_process(model, torch.zeros(1, 8, dtype=torch.long), times, clocks, "cumulative_scalar", {2})
+
+
+def test_races_have_the_law_of_the_posterior_and_seldom_differ():
+    draws = 20_000
+    uniform = torch.rand(draws, generator=generator(0), dtype=torch.float64)
+    p = torch.full((400,), 1 / 400)
+    q = p * torch.where(torch.arange(400) < 200, 0.9, 1.1)  # total variation distance 0.05
+
+    def winners(law: torch.Tensor) -> torch.Tensor:
+        hazard = torch.tensor(torch.inf, dtype=torch.float64)
+        return _jump_in_race("posterior", law.log().expand(draws, -1), torch.zeros(draws).long(), hazard, uniform)
+
+    first, second = winners(p), winners(q)
+    assert float((second < 200).float().mean()) == pytest.approx(0.45, abs=0.015)
+    assert torch.bincount(first, minlength=400).float().std() == pytest.approx(50**0.5, rel=0.15)  # Poisson of 50
+    assert 0.045 < float((first != second).float().mean()) < 0.1
+
+
+def test_times_of_a_race_are_exponential_and_independent():
+    times = _exponential_times(torch.rand(4000, generator=generator(0), dtype=torch.float64), 50)
+    assert float(times.mean()) == pytest.approx(1, abs=0.01)
+    assert float((times > 2).float().mean()) == pytest.approx(0.1353, abs=0.004)
+    correlation = torch.corrcoef(times.T) - torch.eye(50)
+    assert correlation.abs().max() < 5 / 4000**0.5
+    by_ring = torch.corrcoef(times[:50]) - torch.eye(50)
+    assert by_ring.abs().mean() < 1.2 / 50**0.5
+
+
+@pytest.mark.parametrize("solver", ["cumulative_scalar", "euler", "posterior"])
+def test_a_jump_decided_by_a_race_has_the_law_of_the_solver(solver):
+    draws, hazard = 40_000, torch.tensor(0.7, dtype=torch.float64)
+    logits = torch.tensor([0.3, -1.0, 1.2, 0.0]).expand(draws, -1)
+    current = torch.full((draws,), 2)
+    uniform = torch.rand(draws, generator=generator(0), dtype=torch.float64)
+    raced = torch.bincount(_jump_in_race(solver, logits, current, hazard, uniform), minlength=4) / draws
+    drawn = torch.bincount(jump_candidates(solver, logits, current, hazard, uniform), minlength=4) / draws
+    assert (raced - drawn).abs().max() < 0.01

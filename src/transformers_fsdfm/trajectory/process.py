@@ -6,6 +6,12 @@ Every position has a clock that rings at random, at rate 1 on the axis of cumula
 with each ring. A step that covers a stretch of that axis makes a candidate of the positions whose clock rings in it (at
 least once: probability 1 - exp(-hazard), as it must be), and the number of the first ring decides what becomes of it.
 So each run has the law of `generate`, and two runs with the same clocks differ only where the model's posteriors do.
+
+A ring also starts a race between all tokens, in which token v arrives at the time E_v / p(v), the E_v being
+independent exponential times: the winner has the law p. If two runs race with the same E_v and the posteriors p and q,
+their winners differ with a probability of at most 2 d / (1 + d), where d is the total variation distance of p and q.
+One number and the inverse of the cumulated distribution would tear them apart as soon as an early token's weight
+changes.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,7 +24,12 @@ from ..flow_fsdfm import CandidatePlan, Schedule, candidate_hazard, jump_candida
 
 
 # The head runs on so many candidates at a time that their float32 logits fill about this much memory.
-LOGITS_CHUNK_BYTES = 2**26
+LOGITS_CHUNK_BYTES = 2**24
+
+
+# The constants of SplitMix64, as signed numbers: multiplication wraps around.
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+MIX_FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 class Clocks(NamedTuple):
@@ -137,13 +148,41 @@ def _take_step(
     current_ids = ids.flatten()[position]
     size = positions_per_chunk(model.config.vocab_size)
     next_ids = [
-        jump_candidates(solver, model.lm_head(hidden_states[at]), current, hazard.to(ids.device), draw)
+        _jump_in_race(solver, model.lm_head(hidden_states[at]), current, hazard.to(ids.device), draw)
         for at, current, draw in zip(position.split(size), current_ids.split(size), uniform.split(size), strict=True)
     ]
     next_ids = torch.cat(next_ids)
     if (next_ids < 0).any():
         raise RuntimeError(f"The model's logits were not numbers (NaN or infinite) at t = {float(times[0]):g}")
     ids.view(-1)[position] = next_ids
+
+
+def _jump_in_race(solver: str, logits: Tensor, current_ids: Tensor, hazard: Tensor, uniform: Tensor) -> Tensor:
+    """As [`jump_candidates`], with the race of the ring deciding which token it is."""
+    moved = jump_candidates(solver, logits, current_ids, hazard, uniform)
+    weights = logits.float().softmax(-1)
+    stays = moved < 0  # logits that are no numbers
+    if solver == "cumulative_scalar" and not torch.isinf(hazard):  # who jumps takes another token
+        stays |= moved == current_ids
+        in_vocabulary = current_ids < logits.shape[-1]
+        weights[in_vocabulary, current_ids[in_vocabulary]] = 0
+    winner = (weights / _exponential_times(uniform, logits.shape[-1])).argmax(-1)
+    return torch.where(stays, moved, winner)
+
+
+def _exponential_times(uniform: Tensor, vocab_size: int) -> Tensor:
+    """Exponential times `(rings, vocab_size)`, float32, that depend on the ring's number and the token alone."""
+    token = torch.arange(vocab_size, device=uniform.device)
+    bits = _mix(_mix(uniform.view(torch.int64))[:, None] + token * GOLDEN)
+    fraction = ((bits >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+    return fraction.log_().neg_().float()
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """The finalizer of SplitMix64 (Steele et al. 2014): neighbouring integers to independent-looking ones."""
+    bits = (bits ^ ((bits >> 30) & (2**34 - 1))) * MIX_FACTORS[0]
+    bits = (bits ^ ((bits >> 27) & (2**37 - 1))) * MIX_FACTORS[1]
+    return bits ^ ((bits >> 31) & (2**33 - 1))
 
 
 def final_hidden_states(model: nn.Module, ids: Tensor, time: float, step_size: float) -> Tensor:
