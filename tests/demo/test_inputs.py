@@ -135,6 +135,11 @@ def test_masks_of_a_draft_are_no_text(byte_tokenizer, text):
     assert not any("mask" in run.text_of(draft) for draft in drafts)
 
 
+def test_a_time_grid_of_the_model_has_its_own_number_of_steps(writer):
+    writer.model.generation_config.time_grid = [0.0, 0.2, 0.7, 1.0]
+    assert writer.num_steps == 3
+
+
 def test_an_escaped_underscore_is_text(writer):
     assert plan(writer, text=r"a \_\_\_b").text_of([0]) == "a ___b"
 

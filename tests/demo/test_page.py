@@ -175,6 +175,15 @@ def test_plot_has_a_tab_only_if_there_is_one(address, handlers):
     assert '"Quality"' not in json.dumps(build_page(handlers).get_config_file())
 
 
+@pytest.mark.parametrize(("usual", "power"), [(8, 8), (10, None), (5000, 1024), (None, 1024)])
+def test_steps_begin_with_those_of_the_model(handlers, writer, usual, power):
+    writer.model.generation_config.num_steps = usual
+    components = build_page(handlers).get_config_file()["components"]
+    values = {one["props"].get("label"): one["props"].get("value") for one in components}
+    assert values["Powers of two"] == power
+    assert values["Steps"] == (10 if usual == 10 else power)
+
+
 def test_files_are_not_taken(address):
     answer = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.txt", b"12")})
     assert not answer.is_success

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..timeline import Timeline, race_html
 from .fragments import PENDING, Lane, frame, race_table, status_line, text_box
-from .inputs import MAX_STEPS, Run, Settings, Writer
+from .inputs import Run, Settings, Writer
 from .sampling import Draft, Sample, Sampler
 
 
@@ -83,9 +83,8 @@ class Handlers:
         warm_ups = [Run.plan(self.writer, one_step)]
         runs = [Run.plan(self.writer, replace(one_step, num_steps=num_steps)) for num_steps in RACE_STEPS]
         if self.dfm is not None:
-            num_steps = min(self.dfm.model.generation_config.num_steps or MAX_STEPS, MAX_STEPS)
             warm_ups.append(Run.plan(self.dfm, one_step))
-            runs.append(Run.plan(self.dfm, replace(one_step, num_steps=num_steps)))
+            runs.append(Run.plan(self.dfm, replace(one_step, num_steps=self.dfm.num_steps)))
         return warm_ups, runs
 
     def close(self) -> None:

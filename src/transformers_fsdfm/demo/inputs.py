@@ -38,6 +38,13 @@ class Writer:
         """The length that the model was trained on, in tokens."""
         return self.model.config.max_position_embeddings
 
+    @property
+    def num_steps(self) -> int:
+        """The steps that it takes if nobody says otherwise, up to `MAX_STEPS`."""
+        config = self.model.generation_config
+        usual = len(config.time_grid) - 1 if config.time_grid else config.num_steps
+        return min(usual or MAX_STEPS, MAX_STEPS)
+
 
 @dataclass(frozen=True)
 class Settings:

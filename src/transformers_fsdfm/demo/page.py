@@ -17,7 +17,6 @@ from .sampling import SamplingStopped
 
 POWERS_OF_TWO = [2**exponent for exponent in range(MAX_STEPS.bit_length())]
 EXAMPLES = ["Once upon a time", "Once upon a time ___12___ went home."]
-BLANK = r"\_\_\_12\_\_\_"  # ___12___ in Markdown
 MAX_WAITING = 10  # requests; further ones are refused
 
 
@@ -110,7 +109,8 @@ def _shared_fields(gradio: ModuleType, handlers: Handlers) -> list[Any]:
         with gradio.Column(scale=3):
             text = gradio.Textbox(
                 label="Text",
-                info=f"A beginning, or a text with blanks: {BLANK} is one of 12 tokens. Empty: the model begins.",
+                # Without the underscores of a blank, which would be Markdown here
+                info="A beginning, or a text with blanks as in the example (12 tokens). Empty: the model begins.",
                 value=EXAMPLES[0],
                 lines=4,
                 max_length=MAX_CHARACTERS_PER_POSITION * longest,
@@ -134,9 +134,11 @@ def _shared_fields(gradio: ModuleType, handlers: Handlers) -> list[Any]:
 
 
 def _write_tab(gradio: ModuleType, handlers: Handlers, shared: list[Any]) -> None:
+    usual = handlers.writer.num_steps
+    power = usual if usual in POWERS_OF_TWO else None
     with gradio.Row():
-        steps = gradio.Slider(1, MAX_STEPS, value=8, step=1, precision=0, label="Steps", scale=2)
-        powers = gradio.Radio(POWERS_OF_TWO, value=8, label="Powers of two", scale=3)
+        steps = gradio.Slider(1, MAX_STEPS, value=usual, step=1, precision=0, label="Steps", scale=2)
+        powers = gradio.Radio(POWERS_OF_TWO, value=power, label="Powers of two", scale=3)
     powers.input(None, powers, steps, js="(power) => power")
     steps.input(None, steps, powers, js="(steps) => (Number.isInteger(Math.log2(steps)) ? steps : null)")
     start, stop, status = _buttons(gradio, "Write")
