@@ -45,8 +45,9 @@ def test_measures_plots_and_says_where(run, checkpoint, data, tmp_path):
 
 def test_json_is_the_table(run, checkpoint, data, tmp_path):
     options = ("--data", data, "--out", tmp_path, *SMALL, "--start-times", "0", "--json", "--lengths", "16")
-    code, out, error = run("trajectory", "--model", checkpoint, *options)
+    code, out, error = run("trajectory", "--model", checkpoint, *options, "--solver", "euler")
     assert code == 0, error
+    assert json.loads((tmp_path / "trajectory.json").read_text(encoding="utf-8"))["about"]["solver"] == "euler"
     rows = json.loads(out)
     assert [(row["length"], row["num_steps"]) for row in rows] == [(16, 1), (16, 2), (16, 8)]
 
