@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.standins import StandInLLaDA, StandInLLaDAConfig
+from transformers_fsdfm.adapters import LLaDAAdapter
 from transformers_fsdfm.evaluation import EvaluationSettings, evaluate_models
 from transformers_fsdfm.evaluation import run as run_module
 from transformers_fsdfm.evaluation.settings import Cell
@@ -117,6 +118,19 @@ def test_text_of_another_tokenizer_is_counted_in_the_tokens_of_the_report(make, 
     rows = parquet.read_table(file).to_pydict()
     for ids, text in zip(rows["token_ids"], rows["text"], strict=True):
         assert tokenizer.decode(np.array(ids)) == text
+
+
+def test_options_reach_the_system(make, monkeypatch):
+    seen = []
+    continue_ = LLaDAAdapter._continue
+
+    def note(self, *arguments):
+        seen.append((self.block_length, self.temperature, self.stop_at_eos, arguments[2]))
+        return continue_(self, *arguments)
+
+    monkeypatch.setattr(LLaDAAdapter, "_continue", note)
+    evaluate_models(make(steps=(4,), modes=("prefix-50",), system_options={"temperature": 0.5, "block_length": 2}))
+    assert set(seen) == {(2, 0.5, False, 4)}
 
 
 def test_what_does_not_belong_among_other_systems_is_refused(make, world, llada, tmp_path):

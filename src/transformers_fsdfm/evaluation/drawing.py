@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from .. import FSDFMForDiffusionLM, FSDFMGenerationOutput
-from ..adapters import SystemAdapter, load_adapter
+from ..adapters import AdapterOutput, SystemAdapter, load_adapter
 from .samples import Prompts, SampleStore, sample_features
 from .settings import INFILL, NO_STEPS, EvaluationSettings, Run
 from .systems import ModelFolder, load_flow
@@ -188,8 +188,8 @@ class AdapterWriter:
     tokenizer: PreTrainedTokenizerBase
 
     def warm_up(self, prompts: Prompts, run: Run) -> None:
-        """See [`Writer`]."""
-        self._generate(prompts, _first_batch(self.settings), run, WARM_UP_STEPS)
+        """See [`Writer`]. With all steps: how few a system can take is its own affair."""
+        self._generate(prompts, _first_batch(self.settings), run)
 
     def write(self, prompts: Prompts, rows: slice, run: Run) -> Batch:
         """See [`Writer`]."""
@@ -210,15 +210,12 @@ class AdapterWriter:
     def _given(self, prompts: Prompts, rows: slice) -> list[list[int]]:
         return prompts.blocks[rows, : prompts.mode.num_given(prompts.blocks.shape[1])].tolist()
 
-    def _generate(self, prompts: Prompts, rows: slice, run: Run, most_steps: int | None = None) -> Any:
+    def _generate(self, prompts: Prompts, rows: slice, run: Run) -> tuple[list[str], AdapterOutput]:
         starts = [_as_text(self.tokenizer, ids) for ids in self._given(prompts, rows)]
-        num_steps = (
-            None if run.cell.num_steps == NO_STEPS else min(run.cell.num_steps, most_steps or run.cell.num_steps)
-        )
         length = prompts.blocks.shape[1]
         output = self.adapter.generate(
             starts,
-            num_steps=num_steps,
+            num_steps=None if run.cell.num_steps == NO_STEPS else run.cell.num_steps,
             max_new_tokens=length - prompts.mode.num_given(length),
             seed=run.seed * len(prompts.blocks) + rows.start,  # of the first sequence: batches must not be alike
         )
