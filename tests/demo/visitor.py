@@ -147,12 +147,13 @@ class Visitor:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
 
-def main(address: str, picture: str) -> None:
-    """Takes a picture of a text with its timeline."""
+def main(address: str, picture: str, text: str = "Once upon a time") -> None:
+    """Takes a picture of a text that is written in 8 steps, with its timeline."""
     with chromium(height=1300) as driver:
         visitor = Visitor(driver, address)
-        visitor.start()
-        visitor.wait_for_status("tokens/s")
+        visitor.choose_steps(8)
+        visitor.write(text)
+        visitor.wait_for_status("in 8 steps")
         with visitor.in_frame():
             pass  # the timeline is there
         driver.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")

@@ -17,8 +17,9 @@ STYLE = """
 .fsdfm-frame { width: 100%; height: 34em; border: 1px solid var(--border-color-primary); border-radius: 6px;
                background: white; resize: vertical; }
 .fsdfm-table { width: 100%; border-collapse: collapse; }
+.fsdfm-table td:last-child:not(.fsdfm-number) { width: 55%; }
 .fsdfm-table th, .fsdfm-table td { text-align: start; vertical-align: top; padding: 0.4em 0.7em;
-                                   border-bottom: 1px solid var(--border-color-primary); }
+                                   border: 0; border-bottom: 1px solid var(--border-color-primary); }
 .fsdfm-table .fsdfm-number { text-align: end; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .fsdfm-table .fsdfm-text { min-height: 0; max-height: 9em; overflow-y: auto; font-size: 1em; line-height: 1.4; }
 """
