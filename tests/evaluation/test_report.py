@@ -219,7 +219,7 @@ def test_the_report_says_how_equivalence_was_judged(report):
     assert "equivalent within the margin" in markdown
     assert "A higher by more than the margin" in markdown
     assert "real against other real text 0.900" in markdown
-    assert "3 buckets, scaling factor 5, seed 0, 30 real texts" in markdown
+    assert "3 buckets, too few to tell more than gross differences, scaling factor 5, seed 0, 30 real texts" in markdown
     assert "Sampled on: cpu, threads: 1." in markdown
 
 

@@ -304,6 +304,36 @@ def test_an_interrupted_run_goes_on_where_it_was_and_ends_the_same(make, tmp_pat
     assert [without_seconds(file) for file in whole] == [without_seconds(file) for file in resumed]
 
 
+def test_scoring_that_was_interrupted_goes_on_where_it_was(make, tmp_path, monkeypatch):
+    compute, done = Judge.compute, []
+
+    def interrupt(self, job, *args):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(job)
+        return compute(self, job, *args)
+
+    monkeypatch.setattr(Judge, "compute", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_models(make())
+    assert len(list((tmp_path / "out" / "scores").rglob("*.json"))) == 5
+    assert not (tmp_path / "out" / "report.md").exists()
+    done.clear()
+    monkeypatch.setattr(Judge, "compute", lambda self, job, *args: done.append(job) or compute(self, job, *args))
+    evaluate_models(make())
+    assert len(done) == (8 + 1) * len(CHEAP) - 5  # eight runs and the real text
+
+
+def test_bars_count_sequences_and_scores_where_they_are_wanted(make, capsys):
+    evaluate_models(make(), progress=True)
+    bars = capsys.readouterr().err
+    assert "Sampling: 100%" in bars
+    assert "160/160" in bars
+    assert "Scoring: 100%" in bars
+    evaluate_models(make(temperature=0.9))
+    assert "Sampling" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_killed_process_leaves_no_half_file(make, world, tmp_path):
     script = f"""
