@@ -98,7 +98,7 @@ def test_drafts_are_seen_while_it_writes(visitor, counter):
     counter.seconds = 0.2
     visitor.write(PROMPT)
     drafts = set()
-    while not visitor.seen(".fsdfm-status[role=status]"):
+    while "tokens in" not in visitor.status:
         drafts.add(visitor.text)
     assert len(drafts) > 4
 
@@ -138,6 +138,9 @@ def test_a_script_is_text(visitor):
 def test_a_bad_blank_is_explained(visitor):
     visitor.write("Once ___many___ went home.")
     visitor.until(lambda: "`text` has a bad blank '___many___'" in visitor.driver.find_element("tag name", "body").text)
+    visitor.wait_for_status("could not be done")
+    visitor.write(PROMPT)
+    visitor.wait_for_status("128 tokens in 8 steps")
 
 
 def test_stop_ends_the_sampling_and_the_next_text_can_be_written(visitor, counter):
@@ -153,6 +156,19 @@ def test_stop_ends_the_sampling_and_the_next_text_can_be_written(visitor, counte
     visitor.choose_steps(4)
     visitor.start()
     visitor.wait_for_status("128 tokens in 4 steps")
+
+
+def test_who_waits_is_told_so_and_comes_next(visitor, server, counter):
+    counter.seconds = 0.1
+    with chromium() as other_driver:
+        other = Visitor(other_driver, server[0])
+        other.choose_steps(1024)
+        other.write(PROMPT)
+        other.wait_for_status("of 1,024")
+        visitor.write(PROMPT)
+        visitor.wait_for_status("Waits for its turn")
+        other.stop()
+    visitor.wait_for_status("128 tokens in 8 steps")
 
 
 def test_leaving_the_page_ends_the_sampling(visitor, counter):

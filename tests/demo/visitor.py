@@ -117,9 +117,14 @@ class Visitor:
         self.type(self.seen("textarea")[0], text)
         self.start()
 
+    @property
+    def status(self) -> str:
+        """What the open tab says about its work."""
+        return "".join(line.text for line in self.seen(".fsdfm-status"))
+
     def wait_for_status(self, words: str) -> None:
-        """Until the page says, finally, something with these words."""
-        self.until(lambda: any(words in line.text for line in self.seen(".fsdfm-status[role=status]")))
+        """Until the open tab says something with these words."""
+        self.until(lambda: words in self.status)
 
     @property
     def text(self) -> str:

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """The page itself: its fields and buttons, and the server that gives it to browsers."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -181,8 +182,15 @@ def _connect(
             raise gradio.Error(escape(str(error)), print_exception=False) from error
 
     start, stop = buttons
-    name = handler.__name__
-    running = start.click(handle, inputs, outputs, api_name=name, concurrency_id="machine", show_progress="hidden")
-    stopped = stop.click(None, cancels=running)
-    # Afterwards, or a late draft could take the place of the word.
-    stopped.then(lambda: status_line("Stopped", is_final=True), None, outputs[0], queue=False, api_visibility="private")
+    _say(start.click, outputs[0], "Waits for its turn")
+    running = start.click(
+        handle, inputs, outputs, api_name=handler.__name__, concurrency_id="machine", show_progress="hidden"
+    )
+    _say(running.failure, outputs[0], "That could not be done: the message says why")
+    # After it has stopped, or a late draft could take the place of the word.
+    _say(stop.click(None, cancels=running).then, outputs[0], "Stopped")
+
+
+def _say(when: Callable[..., Any], status: Any, words: str) -> None:
+    """Puts words into the status line, in the browser itself."""
+    when(None, None, status, js=f"() => {json.dumps(status_line(words, is_final=True))}")
