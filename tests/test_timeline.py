@@ -9,7 +9,6 @@ import math
 import re
 import xml.etree.ElementTree
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 import torch
@@ -850,19 +849,3 @@ def test_races_without_lanes_times_or_a_known_suffix_are_refused(lanes, byte_tok
         save_race(tmp_path / "race.html", [])
     with pytest.raises(ValueError, match="`path` must end in"):
         save_race(tmp_path / "race.txt", lanes)
-
-
-# The documentation
-
-
-def test_examples_of_the_documentation_run(byte_tokenizer, tmp_path, monkeypatch, capsys):
-    special = {name: getattr(byte_tokenizer, name) for name in ("eos_token_id", "pad_token_id", "mask_token_id")}
-    tiny_model(vocab_size=len(byte_tokenizer) - 1, **special).save_pretrained(tmp_path / "my-model")
-    byte_tokenizer.save_pretrained(tmp_path / "my-model")
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[1] / "docs/timeline.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    exec(compile(block, "timeline.md", "exec"), {})
-    assert (tmp_path / "timeline.html").exists()
-    assert "FS-DFM, 8 steps" in (tmp_path / "race.html").read_text(encoding="utf-8")
-    assert "Tokens by the step of their last change" in capsys.readouterr().out

@@ -10,14 +10,10 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import last_line
-
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture
@@ -72,27 +68,19 @@ def test_an_evaluation_that_is_none_is_an_error(run, checkpoint, never_loads):
     assert f"{evaluation} is no evaluation" in last_line(error)
 
 
-def test_commands_of_the_docs_show_a_page_with_a_race(run, checkpoint, tmp_path, monkeypatch):
+def test_with_a_dfm_the_page_has_a_race(run, checkpoint, monkeypatch):
     gradio = pytest.importorskip("gradio", reason="the page needs gradio")
     served = []
     monkeypatch.setattr("transformers_fsdfm.demo.page.serve", lambda *arguments: served.append(arguments) or "there")
     monkeypatch.setattr("transformers_fsdfm.cli.demo._wait", lambda: None)
-    monkeypatch.chdir(tmp_path)
-    for name in ("my-fsdfm", "my-dfm"):
-        (tmp_path / name).symlink_to(checkpoint)
-    commands = re.findall(
-        r"^fsdfm (demo --.*?)(?: #.*)?$", (DOCS / "demo.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert commands
-    for command in commands:
-        code, out, error = run(*command.split())
-        assert code == 0, error
-        assert out == "The page is at there (Ctrl-C ends it)\n"
-        page, host, _, share = served.pop()
-        assert isinstance(page, gradio.Blocks)
-        assert host == "127.0.0.1"
-        assert share is False
-        assert "then the FS-DFM" in json.dumps(page.get_config_file())
+    code, out, error = run("demo", "--model", checkpoint, "--dfm", checkpoint)
+    assert code == 0, error
+    assert out == "The page is at there (Ctrl-C ends it)\n"
+    page, host, _, share = served.pop()
+    assert isinstance(page, gradio.Blocks)
+    assert host == "127.0.0.1"
+    assert share is False
+    assert "then the FS-DFM" in json.dumps(page.get_config_file())
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http"])

@@ -2,8 +2,6 @@
 """`fsdfm timeline`."""
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.cli.conftest import last_line
 from tests.conftest import tiny_model
-from transformers_fsdfm import FSDFMForDiffusionLM
 from transformers_fsdfm.cli import COMMANDS
 from transformers_fsdfm.cli import timeline as timeline_module
 from transformers_fsdfm.trainer.tokenizer import train_tokenizer
@@ -25,20 +22,6 @@ PROMPT = "Once upon a time"
 def timeline(run, checkpoint):
     """Runs `fsdfm timeline ... --model CHECKPOINT`."""
     return lambda *arguments: run("timeline", *arguments, "--model", checkpoint)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """The keyword arguments of all calls of the library's `generate`."""
-    seen = []
-    original = FSDFMForDiffusionLM.generate
-
-    def spy(self, **kwargs):
-        seen.append(kwargs)
-        return original(self, **kwargs)
-
-    monkeypatch.setattr(FSDFMForDiffusionLM, "generate", spy)
-    return seen
 
 
 @pytest.fixture(scope="session")
@@ -173,18 +156,3 @@ def test_a_flow_is_no_autoregressive_model(timeline, others):
     code, _, error = timeline(PROMPT, "--ar", others / "dfm", "--steps", 1)
     assert code == 1
     assert "is a DFM or FS-DFM: name it in --dfm" in last_line(error)
-
-
-def test_commands_of_the_documentation_run(run, checkpoint, others, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
-    for name, folder in {"my-model": checkpoint, "my-dfm": others / "dfm", "my-gpt": others / "gpt"}.items():
-        (tmp_path / name).symlink_to(folder)
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs/timeline.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
-    assert [command[0] for command in commands] == ["pip", "fsdfm", "fsdfm", "fsdfm", "fsdfm"]
-    for command in commands[1:]:
-        code, _, error = run(*command[1:])
-        assert code == 0, error
-    assert {"timeline.html", "timeline.png", "race.html"} <= {path.name for path in tmp_path.iterdir()}

@@ -328,7 +328,7 @@ class TestMemory:
         from transformers_fsdfm import FSDFMConfig, available_configs
 
         sizes = [memory.ModelSize.of(FSDFMConfig.from_pretrained(available_configs()[name])) for name in memory.CONFIGS]
-        text = (Path(__file__).parents[2] / "docs/training.md").read_text()
+        text = (Path(__file__).parents[2] / "docs/multi_gpu.md").read_text()
         rows = {cells[0]: cells[1:] for cells in (row.split(" | ") for row in re.findall(r"^\| (.*) \|$", text, re.M))}
         for strategy in memory.STRATEGIES:
             per_parameter, *gibibytes = rows[strategy]
