@@ -511,8 +511,8 @@ def test_there_must_be_samples_to_score(make, monkeypatch):
 
 
 def test_devices_that_do_not_exist_are_refused(refused):
-    assert "`device` abacus can't be used" in refused(device="abacus")
-    assert "`device` cuda:99 can't be used" in refused(device="cuda:99")
+    assert "`device` abacus cannot be used" in refused(device="abacus")
+    assert "`device` cuda:99 cannot be used" in refused(device="cuda:99")
 
 
 def test_an_output_folder_that_is_a_file_is_refused(refused, tmp_path):

@@ -14,7 +14,6 @@ from ..hub_configs import available_configs
 
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
     from ..configuration_fsdfm import FSDFMConfig
@@ -132,6 +131,7 @@ def load(
         from safetensors import SafetensorError
         from transformers.utils.logging import disable_progress_bar
 
+        from ..devices import find_device
         from ..modeling_fsdfm import FSDFMForDiffusionLM
 
         folder = find_checkpoint(model)
@@ -150,21 +150,6 @@ def load(
             raise ValueError(f"`model` {folder} has weights that cannot be loaded: {reason}") from error
         _check_complete(folder, report)
         return loaded.to(torch_device).eval(), tokenizer
-
-
-def find_device(name: str | None) -> "torch.device":
-    """The device of that name; None: an accelerator that can compute in float64 (Apple's cannot), or the CPU."""
-    import torch
-
-    if name is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return torch.device("cpu") if accelerator is None or accelerator.type == "mps" else accelerator
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"`device` {name} cannot be used: {_first_sentence(error)}") from error
-    return device
 
 
 def _load_tokenizer(folder: Path, config: "FSDFMConfig") -> "PreTrainedTokenizerBase":

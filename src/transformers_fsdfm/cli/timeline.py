@@ -128,8 +128,8 @@ def _run_autoregressive(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+    from ..devices import find_device
     from ..timeline import AutoregressiveRun, Timeline
-    from ._model import find_device
 
     model = AutoModelForCausalLM.from_pretrained(path, dtype=place["dtype"] or "auto").to(find_device(place["device"]))
     if hasattr(model.config, "step_size_conditioning"):

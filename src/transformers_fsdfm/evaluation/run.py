@@ -14,6 +14,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..devices import find_device
 from .drawing import draw_runs
 from .files import remove_unfinished, written_whole
 from .markdown import to_markdown
@@ -62,7 +63,7 @@ def evaluate_models(settings: EvaluationSettings, *, sample: bool = True, progre
     from accelerate import PartialState
 
     state = PartialState(cpu=settings.device == "cpu", timeout=LONGEST_WAIT)
-    device = _find_device(settings.device, state.device)
+    device = find_device(settings.device, state.device)
     show = progress and state.is_main_process
     with _one_run_at_a_time(Path(settings.out), state.is_main_process):
         bench = Workbench.prepare(settings, device)
@@ -78,17 +79,6 @@ def evaluate_models(settings: EvaluationSettings, *, sample: bool = True, progre
         _score(bench, state, show)
         state.wait_for_everyone()
         return _write_report(bench) if state.is_main_process else None
-
-
-def _find_device(name: str | None, default: torch.device) -> torch.device:
-    if name is None:
-        return torch.device("cpu") if default.type == "mps" else default  # sampling needs float64, which mps lacks
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"`device` {name} can't be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 @contextlib.contextmanager
