@@ -176,6 +176,7 @@ class TestFromDFM:
         assert fsdfm.dtype == torch.bfloat16
         assert not fsdfm.training
         assert fsdfm.generation_config.top_k == 7
+        assert (dfm.generation_config.num_steps, fsdfm.generation_config.num_steps) == (1024, 8)
         addresses = {parameter.data_ptr() for parameter in dfm.parameters()}
         assert addresses.isdisjoint(parameter.data_ptr() for parameter in fsdfm.parameters())
 

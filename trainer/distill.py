@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
     rows = packed_rows(open_documents(data_args, args), tokenizer, data_args, block_size, args)
     # What becomes an FS-DFM is not to be sharded before it is one.
     model = models.load_model(model_args.model_name_or_path, args, whole=not config.step_size_conditioning)
-    model.config.max_position_embeddings = block_size
+    models.set_trained_length(model, block_size)
     trainer = FSDFMTrainer(model, args, rows.train, rows.validation, processing_class=tokenizer)
     logger.info(f"Training {models.describe(trainer.model)}")
     log_amount(rows, block_size)

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
         model = models.new_model(models.new_config(model_args, block_size, tokenizer), args.seed)
     else:
         model = models.load_model(model_args.model_name_or_path, args)
-        model.config.max_position_embeddings = block_size
+        models.set_trained_length(model, block_size)
     rows = packed_rows(documents, tokenizer, data_args, block_size, args)
     logger.info(f"Training {models.describe(model)}")
     log_amount(rows, block_size)

@@ -126,6 +126,13 @@ def _num_data_tokens(tokenizer: PreTrainedTokenizerBase, source_distribution: st
     return size
 
 
+def set_trained_length(model: FSDFMForDiffusionLM, length: int) -> None:
+    """A model that is trained on another length from now on: it also generates that much by default."""
+    if model.generation_config.max_length == model.config.max_position_embeddings:
+        model.generation_config.max_length = length
+    model.config.max_position_embeddings = length
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """A tokenizer that pads on the left, as prompts need, and has an EOS token."""
     try:
@@ -259,4 +266,5 @@ __all__ = [
     "new_model",
     "read_model",
     "save_merged",
+    "set_trained_length",
 ]

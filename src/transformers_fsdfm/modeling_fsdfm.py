@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,8 @@ class FSDFMLayerNorm(nn.LayerNorm):
     def __init__(self, config: FSDFMConfig):
         super().__init__(config.hidden_size, eps=config.layer_norm_eps, bias=False)
 
-    def forward(self, hidden_states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    # It takes more than the norm of torch, in whose place nothing puts it.
+    def forward(self, hidden_states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
         return torch.addcmul(shift, super().forward(hidden_states), 1 + scale)
 
 
@@ -180,8 +181,9 @@ class FSDFMMLP(nn.Module):
 
     def __init__(self, config: FSDFMConfig):
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        intermediate_size = cast(int, config.intermediate_size)  # every config sets it
+        self.up_proj = nn.Linear(config.hidden_size, intermediate_size)
+        self.down_proj = nn.Linear(intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return self.down_proj(F.gelu(self.up_proj(hidden_states), approximate="tanh"))
@@ -224,7 +226,7 @@ class FSDFMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     generation_config_class = FSDFMGenerationConfig
     supports_gradient_checkpointing = True
-    _no_split_modules = ("FSDFMLayer",)
+    _no_split_modules = ["FSDFMLayer"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -248,7 +250,9 @@ class FSDFMPreTrainedModel(PreTrainedModel):
         auto class.
         """
 
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
         """Saves the model and, beside it, the code that loads it with `trust_remote_code=True`.
 
         Takes the arguments of [`~transformers.PreTrainedModel.save_pretrained`].
@@ -261,7 +265,7 @@ class FSDFMPreTrainedModel(PreTrainedModel):
                 source, target = Path(__file__).with_name(name), Path(save_directory, name)
                 if not target.exists() or not source.samefile(target):
                     shutil.copyfile(source, target)
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
 
 
 class FSDFMModel(FSDFMPreTrainedModel):
@@ -286,12 +290,12 @@ class FSDFMModel(FSDFMPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        time: torch.FloatTensor | None = None,
-        step_size: torch.FloatTensor | None = None,
+        input_ids: Tensor | None = None,
+        time: Tensor | None = None,
+        step_size: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """
@@ -316,13 +320,9 @@ class FSDFMModel(FSDFMPreTrainedModel):
         if position_ids is None:
             position_ids = _default_position_ids(hidden_states, attention_mask)
         position_embeddings = self.rotary_emb(position_ids, hidden_states.dtype)
-        attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
-        )
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
         for layer in self.layers:
-            hidden_states = layer(
-                hidden_states, condition, position_embeddings, attention_mask=attention_mask, **kwargs
-            )
+            hidden_states = layer(hidden_states, condition, position_embeddings, attention_mask=mask, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states, *self.modulation(condition)))
 
     def _check_input_ids(self, input_ids: Tensor) -> None:
@@ -342,7 +342,7 @@ class FSDFMModel(FSDFMPreTrainedModel):
 
     def _condition(self, time: Tensor | None, step_size: Tensor | None, batch_size: int, dtype: torch.dtype) -> Tensor:
         """c of the paper's App. C.1, (batch or 1, conditioning or, with fusers, twice that)."""
-        _check_scalar_input("time", time, batch_size, lowest=0.0)
+        time = _check_scalar_input("time", time, batch_size, lowest=0.0)
         time_embedding = self.time_embedding(time.reshape(-1), dtype)
         if self.step_size_embedding is None:
             if step_size is not None:
@@ -351,7 +351,7 @@ class FSDFMModel(FSDFMPreTrainedModel):
                     "an FS-DFM of the model with `FSDFMForDiffusionLM.from_dfm`"
                 )
             return F.silu(time_embedding)
-        _check_scalar_input("step_size", step_size, batch_size, lowest=torch.finfo(torch.float32).tiny)
+        step_size = _check_scalar_input("step_size", step_size, batch_size, lowest=torch.finfo(torch.float32).tiny)
         value = step_size.reshape(-1)
         if self.config.step_size_embedding == "log2":
             value = -torch.log2(value.float())
@@ -367,7 +367,7 @@ def _values_can_be_read(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _check_scalar_input(name: str, value: Tensor | None, batch_size: int, lowest: float) -> None:
+def _check_scalar_input(name: str, value: Tensor | None, batch_size: int, lowest: float) -> Tensor:
     if value is None:
         raise ValueError(f"`{name}` is required by this model: a float tensor of shape (batch_size,), (1,) or ()")
     if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -380,6 +380,7 @@ def _check_scalar_input(name: str, value: Tensor | None, batch_size: int, lowest
         )
     if _values_can_be_read(value) and not ((value >= lowest) & (value <= 1)).all():
         raise ValueError(f"`{name}` must be in {'[0' if lowest == 0 else '(0'}, 1], but got {value.tolist()}")
+    return value
 
 
 def _default_position_ids(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -433,13 +434,13 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        time: torch.FloatTensor | None = None,
-        step_size: torch.FloatTensor | None = None,
+        input_ids: Tensor | None = None,
+        time: Tensor | None = None,
+        step_size: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         head_loss: Callable[[nn.Module, Tensor], Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
@@ -462,7 +463,7 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
         """
         if time is None:
             input_ids, time, step_size = self._prepare_masked_lm_inputs(input_ids, step_size, attention_mask)
-        outputs: BaseModelOutput = self.model(
+        outputs = self.model(
             input_ids=input_ids,
             time=time,
             step_size=step_size,
@@ -472,8 +473,11 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
             **kwargs,
         )
         if head_loss is not None:
-            loss = head_loss(self.lm_head, outputs.last_hidden_state)
-            return MaskedLMOutput(loss=loss, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+            return MaskedLMOutput(
+                loss=head_loss(self.lm_head, outputs.last_hidden_state),
+                hidden_states=outputs.hidden_states,
+                attentions=outputs.attentions,
+            )
         logits = self.lm_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:
@@ -510,7 +514,10 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
     @classmethod
     @torch.no_grad()
     def from_dfm(
-        cls, dfm: "FSDFMForDiffusionLM", step_size_embedding: str = "log2", step_size_fusion: str = "add"
+        cls,
+        dfm: "FSDFMForDiffusionLM",
+        step_size_embedding: Literal["raw", "log2"] = "log2",
+        step_size_fusion: Literal["concat", "add"] = "add",
     ) -> "FSDFMForDiffusionLM":
         """
         Makes an FS-DFM, ready for distillation, that computes exactly the logits of a plain DFM for every step size.
@@ -535,17 +542,20 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
         config.step_size_embedding = step_size_embedding
         config.step_size_fusion = step_size_fusion
         model = cls(config).to(device=dfm.device, dtype=dfm.dtype).train(dfm.training)
-        model.generation_config = copy.deepcopy(dfm.generation_config)
+        settings = copy.deepcopy(dfm.generation_config)
+        settings.num_steps, settings.time_grid = model.generation_config.num_steps, None  # those of a DFM are many
+        model.generation_config = settings
         model.load_state_dict(dfm.state_dict(), strict=False)
-        if step_size_fusion == "add":
+        fuser = model.model.condition_fuser
+        if fuser is None:  # `step_size_fusion="add"`
             model.model.step_size_embedding.linear_2.weight.zero_()
             model.model.step_size_embedding.linear_2.bias.zero_()
             return model
         identity = torch.eye(config.conditioning_size, dtype=dfm.dtype, device=dfm.device)
-        model.model.condition_fuser.weight.copy_(F.pad(torch.cat([identity, -identity]), (0, config.conditioning_size)))
-        model.model.condition_fuser.bias.zero_()
+        fuser.weight.copy_(F.pad(torch.cat([identity, -identity]), (0, config.conditioning_size)))
+        fuser.bias.zero_()
         for module in model.modules():
-            if isinstance(module, FSDFMModulation):
+            if isinstance(module, FSDFMModulation) and module.fuser is not None:
                 module.fuser.weight.copy_(torch.cat([identity, -identity], dim=1))
                 module.fuser.bias.zero_()
         return model

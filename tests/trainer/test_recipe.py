@@ -47,6 +47,12 @@ def test_published_folders_load_and_generate(run):
         assert isinstance(tokenizer.decode(model.generate()[0]), str)
 
 
+def test_a_stage_generates_the_length_and_in_the_steps_that_it_was_trained_for(run):
+    for name, length, num_steps in (("dfm-short", 16, 1024), ("dfm", 32, 1024), ("fsdfm", 32, 8)):
+        settings = AutoModel.from_pretrained(run / name, trust_remote_code=True).generation_config
+        assert (settings.max_length, settings.num_steps) == (length, num_steps), name
+
+
 def test_weights_are_those_that_were_trained(run):
     trained = AutoModel.from_pretrained(run / "fsdfm", trust_remote_code=True)
     shipped = AutoModel.from_pretrained(run / "publish-fsdfm", trust_remote_code=True)
