@@ -5,8 +5,24 @@ Public names are imported on first use, so that `import transformers_fsdfm` and 
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+
+if TYPE_CHECKING:  # the same names once more, for type checkers and editors, which do not run `__getattr__`
+    from .configuration_fsdfm import FSDFMConfig as FSDFMConfig
+    from .conversion import convert_published_checkpoint as convert_published_checkpoint
+    from .conversion import export_published_checkpoint as export_published_checkpoint
+    from .flow_fsdfm import Schedule as Schedule
+    from .generation_fsdfm import FSDFMGenerationConfig as FSDFMGenerationConfig
+    from .generation_fsdfm import FSDFMGenerationMixin as FSDFMGenerationMixin
+    from .generation_fsdfm import FSDFMGenerationOutput as FSDFMGenerationOutput
+    from .hub_configs import available_configs as available_configs
+    from .infilling import blanks_to_ids as blanks_to_ids
+    from .infilling import fill_blanks as fill_blanks
+    from .modeling_fsdfm import FSDFMForDiffusionLM as FSDFMForDiffusionLM
+    from .modeling_fsdfm import FSDFMModel as FSDFMModel
+    from .modeling_fsdfm import FSDFMPreTrainedModel as FSDFMPreTrainedModel
+    from .timeline import Timeline as Timeline
 
 __version__ = "0.1.0"
 

@@ -335,4 +335,5 @@ def _plan_row(
         positions, waited = positions[goes_on], cumulated[step[goes_on]]
     if not events:
         return positions, positions.clone(), waited
-    return tuple(torch.cat(column) for column in zip(*events, strict=True))
+    position, step, uniform = (torch.cat(column) for column in zip(*events, strict=True))
+    return position, step, uniform

@@ -121,6 +121,16 @@ class FSDFMGenerationConfig(GenerationConfig):
         *_defaults,
     )
 
+    # As in the parent, `None` stands for what is not set.
+    num_steps: Any
+    time_grid: Any
+    solver: Any
+    final_temperature: Any
+    mask_token_id: Any
+    pad_after_eos: Any
+    output_history: Any
+    progress_bar: Any
+
     def __init__(self, **kwargs: Any) -> None:
         # The parent's __init__ would set dozens of attributes that mean nothing to a flow.
         for name in self._fields:
@@ -135,7 +145,7 @@ class FSDFMGenerationConfig(GenerationConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "FSDFMGenerationConfig":
         """As in transformers. Fields of the file that this version does not know are kept, and saved again."""
         known = {*cls._fields, "_commit_hash", "_from_model_config", "transformers_version"}
-        config = super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
+        config: Any = super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
         for key in config_dict.keys() - known:
             setattr(config[0] if isinstance(config, tuple) else config, key, config_dict[key])
         return config
@@ -233,9 +243,9 @@ class FSDFMGenerationOutput(ModelOutput):
             How often the network ran. Steps in which no position can move need no network and are not counted.
     """
 
-    sequences: torch.LongTensor
-    last_changed_step: torch.LongTensor | None = None
-    history: tuple[torch.LongTensor, ...] | None = None
+    sequences: Tensor
+    last_changed_step: Tensor | None = None
+    history: tuple[Tensor, ...] | None = None
     time_grid: list[float] | None = None  # not a tensor: pipelines split those by rows
     num_function_evaluations: int | None = None
 
@@ -289,7 +299,7 @@ class _StepPlan:
     hazard: Tensor  # (steps,), float64
     candidates: CandidatePlan  # positions in the flattened window
     canvas_position: Tensor  # (events,): the same positions in the flattened canvas
-    padding: dict[str, Tensor]  # what the backbone needs to know of it; nothing without padding
+    padding: dict[str, Any]  # what the backbone needs to know of it; nothing without padding
 
     @property
     def num_steps(self) -> int:
@@ -309,12 +319,20 @@ class _StepPlan:
 class FSDFMGenerationMixin:
     """Gives a model with a backbone `self.model` and a head `self.lm_head` the method `generate`."""
 
+    # Of the model that this is mixed into.
+    config: Any
+    generation_config: Any
+    model: Any
+    lm_head: Any
+    device: Any
+    dtype: Any
+
     @torch.no_grad()
     def generate(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        editable_mask: torch.BoolTensor | None = None,
+        editable_mask: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         logits_processor: LogitsProcessorList | None = None,
@@ -322,7 +340,7 @@ class FSDFMGenerationMixin:
         callback_on_step_end: Callable[[Any, int, float, dict[str, Tensor]], dict[str, Tensor] | None] | None = None,
         token_type_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> torch.LongTensor | FSDFMGenerationOutput:
+    ) -> Tensor | FSDFMGenerationOutput:
         """
         Samples text: all positions start from the source distribution and are rewritten in parallel.
 
@@ -468,8 +486,9 @@ class FSDFMGenerationMixin:
     ) -> None:
         """Runs the backbone on the window, the head on the step's candidates alone, and lets them jump."""
         ids = canvas.ids[:, window.start : window.end].clone()
+        attended = canvas.attended if plan.padding else None
         hidden_states = self.model(
-            input_ids=ids.where(canvas.attended[:, window.start : window.end], 0) if plan.padding else ids,
+            input_ids=ids if attended is None else ids.where(attended[:, window.start : window.end], 0),
             time=plan.time[step : step + 1],
             step_size=plan.step_size[step : step + 1] if self.config.step_size_conditioning else None,
             **plan.padding,
@@ -480,7 +499,8 @@ class FSDFMGenerationMixin:
             position = plan.candidates.position[events]
             logits = self.lm_head(hidden_states.flatten(0, 1)[position])
             if processors:
-                logits = processors(ids[position // ids.shape[1]], logits)
+                # transformers asks for `LongTensor`, a type that no operation on tensors is declared to give.
+                logits = processors(ids[position // ids.shape[1]], logits)  # type: ignore[arg-type]
             current_ids = ids.flatten()[position]
             if is_greedy:
                 next_ids = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
@@ -515,7 +535,7 @@ class FSDFMGenerationMixin:
             padding=self._padding_inputs(canvas, window),
         )
 
-    def _padding_inputs(self, canvas: _Canvas, window: _Window) -> dict[str, Tensor]:
+    def _padding_inputs(self, canvas: _Canvas, window: _Window) -> dict[str, Any]:
         """The attention mask in the form that the attention takes, made once: making it waits for the device."""
         if canvas.attended is None:
             return {}
@@ -549,7 +569,7 @@ class FSDFMGenerationMixin:
                 self._take_over(canvas, returned)
         if canvas.history is not None:
             canvas.history.append(canvas.ids.clone())
-        if hasattr(streamer, "put_draft"):
+        if streamer is not None and hasattr(streamer, "put_draft"):
             streamer.put_draft(value=canvas.ids[:, draft_start:].cpu())
 
     def _take_over(self, canvas: _Canvas, returned: Any) -> None:
@@ -644,7 +664,7 @@ class FSDFMGenerationMixin:
         if attended is not None and attended.all():
             attended = None
         editable = _prepare_mask("editable_mask", editable_mask, input_ids)
-        if editable is not None and editable_mask.dtype != torch.bool:
+        if editable_mask is not None and editable_mask.dtype != torch.bool:
             raise TypeError(f"`editable_mask` must be a bool tensor, but got {editable_mask.dtype}; use `.bool()`")
         is_masked = input_ids == (-1 if config.mask_token_id is None else config.mask_token_id)
         is_infilling = editable is not None or bool(is_masked.any())
@@ -663,16 +683,13 @@ class FSDFMGenerationMixin:
         if num_new and attended is not None and not attended[:, -1:].all():
             logger.warning_once("Prompts are padded on the right; use `padding_side='left'` to continue them")
         grow = (0, num_new)
+        input_ids = torch.nn.functional.pad(input_ids, grow)
+        editable = torch.nn.functional.pad(editable, grow, value=True)
         attended = None if attended is None else torch.nn.functional.pad(attended, grow, value=True)
-        tensors = (
-            torch.nn.functional.pad(input_ids, grow),
-            attended,
-            torch.nn.functional.pad(editable, grow, value=True),
-        )
-        if config.num_return_sequences > 1:
-            repeats = config.num_return_sequences
-            tensors = (None if tensor is None else tensor.repeat_interleave(repeats, 0) for tensor in tensors)
-        return *tensors, num_new
+        if (repeats := config.num_return_sequences) > 1:
+            input_ids, editable = input_ids.repeat_interleave(repeats, 0), editable.repeat_interleave(repeats, 0)
+            attended = None if attended is None else attended.repeat_interleave(repeats, 0)
+        return input_ids, attended, editable, num_new
 
     def _prepare_canvas(
         self,
@@ -725,6 +742,7 @@ class FSDFMGenerationMixin:
         )
         hub_kwargs = {**dict(zip(names, hub_arguments, strict=False)), **kwargs}
         hub_kwargs.pop("trust_remote_code", None)
+        loaded: Any
         if generation_config is not None:
             loaded = FSDFMGenerationConfig.from_dict(generation_config.to_dict())
         else:

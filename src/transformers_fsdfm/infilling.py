@@ -13,7 +13,7 @@ the space along, and [`fill_blanks`] sees to it that it stands there exactly onc
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -160,12 +160,13 @@ def decode_after(
     Decoded on their own, the first token would lose its space in tokenizers that strip the one at the start of a text.
     """
 
-    def decode(some_ids: Sequence[int]) -> str:
-        return tokenizer.decode(some_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+    def decode(some_ids: list[int]) -> str:
+        options = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
+        return cast(str, tokenizer.decode(some_ids, **options))  # a list of texts for a list of lists alone
 
     context = list(before[-1:])
     start, whole = decode(context), decode([*context, *ids])
-    return whole.removeprefix(start) if whole.startswith(start) else decode(ids)
+    return whole.removeprefix(start) if whole.startswith(start) else decode(list(ids))
 
 
 def _encode_pieces(pieces: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:

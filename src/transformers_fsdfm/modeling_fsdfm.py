@@ -222,6 +222,7 @@ class FSDFMPreTrainedModel(PreTrainedModel):
     """Weight initialisation, saving and the declarations that transformers reads."""
 
     config: FSDFMConfig
+    generation_config: FSDFMGenerationConfig
     config_class = FSDFMConfig
     base_model_prefix = "model"
     generation_config_class = FSDFMGenerationConfig
@@ -541,7 +542,10 @@ class FSDFMForDiffusionLM(FSDFMPreTrainedModel, FSDFMGenerationMixin):
         config.step_size_conditioning = True
         config.step_size_embedding = step_size_embedding
         config.step_size_fusion = step_size_fusion
-        model = cls(config).to(device=dfm.device, dtype=dfm.dtype).train(dfm.training)
+        model = cls(config)
+        # The decorator that transformers puts around `to` loses its `self` for type checkers.
+        model.to(device=dfm.device, dtype=dfm.dtype)  # type: ignore[call-arg]
+        model.train(dfm.training)
         settings = copy.deepcopy(dfm.generation_config)
         settings.num_steps, settings.time_grid = model.generation_config.num_steps, None  # those of a DFM are many
         model.generation_config = settings

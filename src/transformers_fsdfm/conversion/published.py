@@ -32,7 +32,7 @@ from fnmatch import fnmatchcase
 from functools import reduce
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ def convert_published_checkpoint(
     output: str | os.PathLike,
     *,
     weights: str = "auto",
-    source_distribution: str = "uniform",
+    source_distribution: Literal["uniform", "mask"] = "uniform",
     num_attention_heads: int | None = None,
     max_position_embeddings: int = 1024,
     dtype: str | torch.dtype | None = None,
@@ -189,7 +189,8 @@ def convert_published_checkpoint(
         model = FSDFMForDiffusionLM(config)
     _check_tensors(tensors, _published_shapes(model))
 
-    model.to(dtype or _common_dtype(tensors))
+    # The decorator that transformers puts around `to` loses its `self` for type checkers.
+    model.to(dtype or _common_dtype(tensors))  # type: ignore[arg-type]
     num_parameters = model.num_parameters()
     with _staged_folder(output) as folder:
         model.save_pretrained(folder, state_dict=_our_state_dict(tensors, model), max_shard_size=max_shard_size)
@@ -251,7 +252,7 @@ def _as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or dtype in (torch.float32, torch.bfloat16, torch.float16):
         return dtype
     _check_choice("dtype", dtype, ("float32", "bfloat16", "float16"))
-    return getattr(torch, dtype)
+    return getattr(torch, str(dtype))
 
 
 def _check_paths(checkpoint: Path, output: Path, overwrite: bool) -> None:
@@ -513,7 +514,8 @@ def _load_complete(path: str | os.PathLike) -> FSDFMForDiffusionLM:
     if not os.path.isdir(path) and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
         raise NotADirectoryError(f"`model` {path} is no folder, and no Hub id (organization/name)")
     try:
-        model, info = FSDFMForDiffusionLM.from_pretrained(path, dtype="auto", output_loading_info=True)
+        loaded: Any = FSDFMForDiffusionLM.from_pretrained(path, dtype="auto", output_loading_info=True)
+        model, info = loaded
     except OSError as error:
         raise OSError(f"`model` {path} cannot be loaded: {error}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):

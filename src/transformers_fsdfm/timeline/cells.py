@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from operator import itemgetter
-from typing import Literal
+from typing import Literal, cast
 
 import regex
 from tokenizers import decoders
@@ -30,6 +30,8 @@ _HIDDEN = regex.compile(
     r"|(?<!\U0001f3f4[\U000e0020-\U000e007f]*)[\U000e0020-\U000e007f]"
 )
 
+Kind = Literal["written", "given", "cleared"]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -46,7 +48,7 @@ class Cell:
     """
 
     history: tuple[tuple[int, str], ...]
-    kind: Literal["written", "given", "cleared"]
+    kind: Kind
     settled_step: int | None = None
     is_special: bool = False
 
@@ -81,7 +83,7 @@ class TokenTable:
         return self._bytes[token_id]
 
     def _look_up(self, token_id: int) -> bytes:
-        token = self._tokenizer.convert_ids_to_tokens(token_id)
+        token = cast("str | None", self._tokenizer.convert_ids_to_tokens(token_id))
         if token is None:
             return f"⟨{token_id}⟩".encode()
         if token_id in self._added or token_id in self._special_ids:
@@ -95,7 +97,8 @@ class TokenTable:
         return twice.removeprefix(alone).encode()
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        # A list of texts for a list of lists alone.
+        return cast(str, self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -105,7 +108,7 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def build_cells(
     histories: Sequence[Sequence[tuple[int, int]]],
-    kinds: Sequence[Literal["written", "given", "cleared"]],
+    kinds: Sequence[Kind],
     settled_steps: Sequence[int | None],
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Cell, ...]:
@@ -121,7 +124,7 @@ def build_cells(
     is_special = [table.is_special(token_id) for token_id in final_ids]
     cells = []
     for group in group_tokens([table.to_bytes(token_id) for token_id in final_ids], is_special):
-        settled = [settled_steps[position] for position in group if settled_steps[position] is not None]
+        settled = [step for position in group if (step := settled_steps[position]) is not None]
         cells.append(
             Cell(
                 history=_join_histories([histories[position] for position in group], table),
@@ -183,7 +186,7 @@ def _drop_first_space(
     cells: list[Cell], final_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Cell, ...]:
     """Where the tokenizer drops the space in front of the first word, so does the first cell."""
-    if cells and cells[0].text.startswith(" ") and not tokenizer.decode(final_ids).startswith(" "):
+    if cells and cells[0].text.startswith(" ") and not str(tokenizer.decode(list(final_ids))).startswith(" "):
         first = cells[0]
         history = tuple((step, text.removeprefix(" ")) for step, text in first.history)
         cells[0] = Cell(history, first.kind, first.settled_step, first.is_special)

@@ -94,9 +94,13 @@ def visual_order(line: Sequence[Piece]) -> list[Piece]:
     levels = _levels([_direction(piece.text) for piece in pieces], "R" if is_right_to_left(line) else "L")
     order = list(range(len(pieces)))
     for level in range(max(levels, default=0), 0, -1):
+
+        def is_inside(index: int, level: int = level) -> bool:
+            return levels[index] >= level
+
         order = [
             index
-            for is_reversed, run in groupby(order, key=lambda index, level=level: levels[index] >= level)
+            for is_reversed, run in groupby(order, key=is_inside)
             for index in (reversed(list(run)) if is_reversed else run)
         ]
     return [pieces[index] for index in order]
@@ -128,7 +132,7 @@ def _direction(text: str) -> str:
 def _levels(directions: Sequence[str], base: str) -> list[int]:
     """Depth of each piece: odd runs from right to left."""
     base_level = 1 if base == "R" else 0
-    strong = []  # a number counts as what stands before it, seen from its neighbours
+    strong: list[str] = []  # a number counts as what stands before it, seen from its neighbours
     for direction in directions:
         before = next((kind for kind in reversed(strong) if kind != "O"), base)
         strong.append(before if direction == "N" else direction)

@@ -34,8 +34,8 @@ def timeline_html(timeline: Timeline, full_page: bool = True) -> str:
 
 
 def race_page(timelines: Sequence[Timeline], full_page: bool = True) -> str:
-    """See [`race_html`](race.py), which checks the timelines."""
-    total = max(timeline.seconds[-1] for timeline in timelines)
+    """See [`race_html`], which checks the timelines."""
+    total = max(timeline.total_seconds for timeline in timelines)
     milliseconds = max(1, math.ceil(1000 * round(total, 4)))
     names = [timeline.title or f"Lane {number}" for number, timeline in enumerate(timelines, start=1)]
     level = 1 if full_page else 2
@@ -126,8 +126,8 @@ def _pace_choice(total: float) -> str:
 def _axis(names: Sequence[str], timelines: Sequence[Timeline], total: float) -> str:
     """A bar for the time of each lane."""
     rows = "\n".join(
-        f'<li><span style="width: {60 * timeline.seconds[-1] / (total or 1):.2f}%"></span> '
-        f"<bdi>{escape(name)}</bdi> {timeline.seconds[-1]:.2f} s</li>"
+        f'<li><span style="width: {60 * timeline.total_seconds / (total or 1):.2f}%"></span> '
+        f"<bdi>{escape(name)}</bdi> {timeline.total_seconds:.2f} s</li>"
         for name, timeline in zip(names, timelines, strict=True)
     )
     return f'<ul class="fsdfm-axis" aria-label="Time until the text was complete">\n{rows}\n</ul>'
@@ -148,7 +148,7 @@ def _lane(timeline: Timeline, heading: str = "") -> str:
 def _about(timeline: Timeline) -> str:
     written = sum(timeline.counts)
     steps = "step" if timeline.num_steps == 1 else "steps"
-    time = f" in {timeline.seconds[-1]:.2f} s" if timeline.seconds is not None else ""
+    time = f" in {timeline.total_seconds:.2f} s" if timeline.seconds is not None else ""
     given = f", {timeline.num_given:,} given" if timeline.num_given else ""
     return f"{timeline.num_steps:,} {steps}{time}; {written:,} tokens written{given}"
 

@@ -67,7 +67,7 @@ def replay_frames(timeline: Timeline) -> list[Frame]:
 
 def race_frames(timelines: Sequence[Timeline]) -> list[Frame]:
     """Pictures at equal distances of time, at the pace of the clock or, where that cannot be followed, another."""
-    total = max(timeline.seconds[-1] for timeline in timelines)
+    total = max(timeline.total_seconds for timeline in timelines)
     pace = starting_pace(total)
     duration = max(100, round(1000 * total / pace / MAX_FRAMES))
     count = max(1, round(1000 * total / pace / duration))
@@ -97,10 +97,12 @@ def draw(timelines: Sequence[Timeline], suffix: str) -> bytes:
 
 def animate(timelines: Sequence[Timeline], frames: Sequence[Frame]) -> bytes:
     """A `.gif` file that runs for ever."""
+    from PIL.Image import Dither
+
     _warn_of_boxes(timelines)
     grid = _Grid(timelines, frames)
     palette = _palette()
-    images = [_rasterize(_draw_frame(grid, frame)).quantize(palette=palette, dither=0) for frame in frames]
+    images = [_rasterize(_draw_frame(grid, frame)).quantize(palette=palette, dither=Dither.NONE) for frame in frames]
     file = io.BytesIO()
     durations = [frame.milliseconds for frame in frames]
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
@@ -164,7 +166,7 @@ def _draw_text(pen: "_Pen", left: float, top: float, grid: _Grid, timeline: Time
         for piece in visual_order(line):
             cell = timeline.cells[piece.cell]
             is_settled = cell.settled_step is not None and cell.settled_step <= step
-            if is_settled:
+            if cell.settled_step is not None and is_settled:
                 pen.fill(column, top + number, piece.width, COLORS[timeline.color_of(cell.settled_step)])
             elif cell.kind == "given":
                 pen.underline(column, top + number, piece.width)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .cells import Cell, build_cells
+from .cells import Cell, Kind, build_cells
 from .colors import color_index
 
 
@@ -86,16 +86,17 @@ class Timeline:
         Raises:
             `ValueError`: if the output has no history, or an argument does not fit it.
         """
-        if getattr(output, "history", None) is None:  # of whatever class: a checkpoint may bring its own code
+        history = getattr(output, "history", None)
+        if history is None:  # of whatever class: a checkpoint may bring its own code
             raise ValueError(
                 "`output` must hold a history: call `generate` with `return_dict_in_generate=True, output_history=True`"
             )
-        num_rows, num_steps = len(output.sequences), len(output.history) - 1
+        num_rows, num_steps = len(output.sequences), len(history) - 1
         if not num_steps:
             raise ValueError("`output` has no steps: nothing was to be written")
         if not 0 <= row < num_rows:
             raise ValueError(f"`row` must be in [0, {num_rows}), the rows of `output`, but is {row}")
-        canvases = torch.stack([canvas[row] for canvas in output.history]).cpu()
+        canvases = torch.stack([canvas[row] for canvas in history]).cpu()
         final_ids = output.sequences[row].tolist()
         histories = _changes(canvases)
         could_be_given = _could_be_given(input_ids, row, canvases, num_rows)
@@ -108,7 +109,7 @@ class Timeline:
                 settled.append(None)
             else:
                 settled.append(changes[-1][0])
-        kinds = [
+        kinds: list[Kind] = [
             "written" if step is not None else "given" if len(changes) == 1 else "cleared"
             for step, changes in zip(settled, histories, strict=True)
         ]
@@ -137,8 +138,8 @@ class Timeline:
         new = enumerate(ids[prompt_length:], start=1)
         histories = [[(0, token_id)] for token_id in ids[:prompt_length]]
         histories += [[(0, NOT_YET), (step, token_id)] for step, token_id in new]
-        settled = [None] * prompt_length + list(range(1, num_steps + 1))
-        kinds = ["given"] * prompt_length + ["written"] * num_steps
+        settled: list[int | None] = [*[None] * prompt_length, *range(1, num_steps + 1)]
+        kinds: list[Kind] = ["given" if step is None else "written" for step in settled]
         return cls(
             cells=build_cells(histories, kinds, settled, tokenizer),
             counts=(0, *[1] * num_steps),
@@ -168,6 +169,11 @@ class Timeline:
     def color_of(self, step: int) -> int:
         """Which of the eight colours a step has."""
         return color_index(step, self.num_steps)
+
+    @property
+    def total_seconds(self) -> float:
+        """When the last step ended; 0.0 if it was not measured."""
+        return self.seconds[-1] if self.seconds else 0.0
 
     def step_at(self, seconds: float) -> int:
         """How many steps have ended by then."""
