@@ -1,5 +1,6 @@
 """Builds the `transformers-fsdfm` distribution; the outer folders `trainer` and `hub_configs` become subpackages."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -14,14 +15,17 @@ EVAL = [*TRAIN, "mauve-text>=0.4", "sacrebleu>=2.5", "matplotlib>=3.9", "scipy>=
 LM_EVAL = [*TRAIN, "lm-eval>=0.4.13"]
 DEMO = ["gradio>=6.31,<7", "matplotlib>=3.9"]
 TIMELINE = ["matplotlib>=3.11"]  # the first that draws scripts from right to left
-DEV = [
+DOCS = ["pdoc>=16"]
+DEV = [  # without lm-eval and deepspeed, whose tests are skipped where they are missing
     *EVAL,
-    *LM_EVAL,
     *DEMO,
     *TIMELINE,
+    *DOCS,
     "pytest>=9",
     "hypothesis>=6.100",
     "ruff>=0.17",
+    "mypy>=2.4",
+    "setuptools>=77",
     "scipy>=1.15",
     "torchao>=0.18",
     "psutil>=7",
@@ -29,14 +33,22 @@ DEV = [
     "pyte>=0.8.2",
 ]
 
+
+def version() -> str:
+    """The one in the package, which cannot be imported before its dependencies are installed."""
+    source = Path("src/transformers_fsdfm/__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1]
+
+
 setup(
     name="transformers-fsdfm",
-    version="0.1.0",
+    version=version(),
     description="Few-step discrete flow-matching language models (FS-DFM) as normal Hugging Face transformers models",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",  # the tests run with 3.11
     package_dir={"": "src", **OUTER_PACKAGES},
     packages=[
         *find_packages("src"),
@@ -59,11 +71,12 @@ setup(
         "timeline": TIMELINE,
         "deepspeed": [*TRAIN, *DEEPSPEED],
         "reports": [*TRAIN, *REPORTS],
+        "docs": DOCS,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["fsdfm = transformers_fsdfm.cli:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
