@@ -23,7 +23,7 @@ and text number i is sampled from the same random numbers by all.
 **Uncertainty.** Brackets are 95 % intervals over texts (BCa bootstrap, texts of all seeds together), which take the
 trained models as given; SD is the standard deviation over training seeds; "over seeds" is a 95 % interval of the ratio
 of two trainings (Student's t on the logarithms, paired by seed), wide with three seeds. In the overview, a cell is bold
-where both intervals leave out 1; with so many cells, one in forty may do so on either side by chance alone.
+where both intervals leave out 1; nothing is corrected for the number of cells.
 
 **Resuming.** A piece of work (DFM, scorer, each training, each set of samples) is there when it is complete, and is
 never done twice; the same command goes on where it was stopped. `--max-hours` begins nothing that would not end in
@@ -43,6 +43,7 @@ from ablation_table import cost_rows, cost_table, overview, quality_rows, qualit
 from ablation_variants import TINY, VARIANTS, Scale
 from ablation_work import Ablation, TimeLimit, work
 from reporting import describe_machine, markdown, write_json
+from transformers.utils import logging
 
 from transformers_fsdfm.evaluation.statistics import MIN_UNITS
 
@@ -110,6 +111,7 @@ def tables(ablation: Ablation, quality: list[dict[str, Any]], cost: list[dict[st
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is left of the work and prints the tables."""
     args = parse_arguments(argv)
+    logging.disable_progress_bar()
     if args.threads:
         torch.set_num_threads(args.threads)
     sizes = {"scale": args.scale, "seeds": tuple(args.seeds), "variants": tuple(args.variants)}

@@ -149,15 +149,17 @@ def quality_table(rows: Sequence[Row]) -> list[Row]:
             line[measure.title] = _with_interval(row[name])
             line[f"SD, {measure.title}"] = "" if row[name]["sd"] is None else _number(row[name]["sd"])
         ratio = row.get("ratio")
-        line["perplexity / full"] = "" if ratio is None else _with_interval(ratio)
+        line["perplexity / full"] = "" if ratio is None else _with_interval(ratio, "{:.3f}")
         has_seeds = ratio is not None and ratio["seeds_low"] is not None
-        line["over seeds"] = f"[{_number(ratio['seeds_low'])}, {_number(ratio['seeds_high'])}]" if has_seeds else ""
+        line["over seeds"] = f"[{ratio['seeds_low']:.3f}, {ratio['seeds_high']:.3f}]" if has_seeds else ""
         lines.append(line)
     return lines
 
 
-def _with_interval(values: Row) -> str:
-    return f"{_number(values['value'])} [{_number(values['low'])}, {_number(values['high'])}]"
+def _with_interval(values: Row, style: str | None = None) -> str:
+    numbers = (values[name] for name in ("value", "low", "high"))
+    value, low, high = (_number(number) if style is None else style.format(number) for number in numbers)
+    return f"{value} [{low}, {high}]"
 
 
 def _number(value: float) -> str:

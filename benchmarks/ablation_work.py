@@ -132,7 +132,7 @@ class Ablation:
     def _base_stages(self) -> dict[str, dict[str, Any]]:
         """Stages of the TinyStories recipe: tokenizer and DFM, then scorer."""
         scale, steps = self.scale, {"eval_strategy": "steps", "save_total_limit": 1, "use_cpu": True}
-        common = {**steps, "disable_tqdm": True, "report_to": ["none"], "seed": 0}
+        common = {**steps, "per_device_eval_batch_size": 64, "disable_tqdm": True, "report_to": ["none"], "seed": 0}
         return {
             "dfm": {
                 **common,
@@ -149,6 +149,7 @@ class Ablation:
                 "muon_learning_rate": 5e-3,
                 "lr_scheduler_type": "cosine",
                 "low_discrepancy_times": True,
+                "eval_num_times": 4,
                 "max_grad_norm": 1.0,
                 "per_device_train_batch_size": scale.dfm_batch_size,
                 "max_validation_documents": 40,
@@ -267,8 +268,9 @@ class Ablation:
                 f"--output-dir {self.folder} was begun with other settings ({', '.join(sorted(changed))}); go on with "
                 "those, or choose another folder"
             )
-        with written_whole(path) as unfinished:
-            unfinished.write_text(json.dumps({**known, **settings}, indent=2) + "\n", encoding="utf-8")
+        if known != (merged := {**known, **settings}):
+            with written_whole(path) as unfinished:
+                unfinished.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -284,8 +286,8 @@ class Ablation:
 
 
 def _often(max_steps: int) -> dict[str, int]:
-    """Ten evaluations and checkpoints in a training."""
-    interval = max(1, max_steps // 10)
+    """Five evaluations and checkpoints in a training."""
+    interval = max(1, max_steps // 5)
     return {"logging_steps": interval, "eval_steps": interval, "save_steps": interval}
 
 
