@@ -95,6 +95,8 @@ def _leave_out_entries_without_page(namespace: pdoc.doc.Namespace) -> None:
     for doc in namespace.members.values():
         if isinstance(doc, pdoc.doc.Class):
             doc.members = {name: member for name, member in doc.members.items() if _has_entry(member, doc)}
+            if "__init__" in doc.members and not doc.obj.__init__.__doc__:
+                doc.members["__init__"].docstring = ""  # pdoc borrows that of another library's class
             _leave_out_entries_without_page(doc)
 
 
