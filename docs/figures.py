@@ -1,5 +1,6 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
-"""The figures of docs/how_it_works.md, from closed forms and this package's own functions; no model is involved.
+"""
+The figures of docs/how_it_works.md, from closed forms and this package's own functions; no model is involved.
 
 python docs/figures.py docs/images
 """

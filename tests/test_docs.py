@@ -3,8 +3,8 @@
 README and docs: every block of code runs, links lead somewhere, and numbers and tables are those of the code.
 
 All blocks of a page run in order, in one folder, with tiny models of random weights under the names that the pages use.
-Python blocks of a page share their variables. Commands run in this process, and with less to do (`LESS`). A block that
-cannot run says so on the page, in a comment `<!-- not run: why -->` above it, and is counted here (`NOT_RUN`).
+Python blocks of a page share their variables. Commands run in this process, with less to do (`LESS`, `FEWER`). A block
+that cannot run says so on the page, in a comment `<!-- not run: why -->` above it, and is counted here (`NOT_RUN`).
 """
 
 import io
@@ -66,7 +66,11 @@ LESS = {
     "--metrics generative_perplexity,token_entropy,repetition,infilling_accuracy",
     "trajectory": "--steps 1,2,8 --num-fine-steps 8 --lengths 16 --num-texts 1 --num-rollouts 2",
 }
-FEWER_STEPS = {"evaluate": {"1,2,4,8,16,1024": "8,24", "1024": "24"}, "generate": {"1024": "64"}}
+# What cannot be given twice is replaced.
+FEWER = {
+    "evaluate": {"1,2,4,8,16,1024": "8,24", "1024": "24", "unconditional,prefix-50,infill-25": "infill-25"},
+    "generate": {"1024": "64"},
+}
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +135,7 @@ class Shell:
 
     def fsdfm(self, arguments: list[str]) -> None:
         command = arguments[0]
-        for many, few in FEWER_STEPS.get(command, {}).items():
+        for many, few in FEWER.get(command, {}).items():
             arguments = [re.sub(rf"\b{many}\b", few, argument) for argument in arguments]
         with pytest.raises(SystemExit) as exit_info:
             main([*arguments, *LESS.get(command, "").split()])
