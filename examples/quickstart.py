@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """
-Makes a tiny FS-DFM with a tokenizer of bytes, saves both to `my-fsdfm`, loads them as any model of the Hub, and lets the
-model write 64 bytes in 8 steps.
+Makes a tiny FS-DFM with a tokenizer of bytes, saves both to `my-fsdfm`, loads them as any model of the Hub, and lets
+the model write 64 bytes in 8 steps.
 
 The weights are random, so the text is noise: this shows the route that every checkpoint takes.
 """

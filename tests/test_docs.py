@@ -203,7 +203,7 @@ def test_every_fence_belongs_to_a_block():
         assert len(fences) == 2 * len(blocks(page)), page
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", sorted({*PAGES, *ROOT.glob("*.md")}), ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     broken = []
     for link in links(page):
