@@ -28,7 +28,7 @@ where both intervals leave out 1; nothing is corrected for the number of cells.
 **Resuming.** A piece of work (DFM, scorer, each training, each set of samples) is there when it is complete, and is
 never done twice; the same command goes on where it was stopped. `--max-hours` begins nothing that would not end in
 time. When the real text is scored, several processes may share the rest, each with its own `--seeds`; a last call with
-all seeds makes the tables.
+all seeds makes the tables. Of a training that was killed, a folder `.unfinished-*` may be left, which nothing reads.
 """
 
 import argparse
