@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -16,6 +17,11 @@ import pyte
 
 
 FSDFM = [sys.executable, "-c", "from transformers_fsdfm.cli import main; main()"]
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: tests that run in the background may have been started with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -42,9 +48,14 @@ class Terminal:
             stderr=slave,
             env=kept | {"TERM": "xterm-256color", "HF_HUB_OFFLINE": "1"} | environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=self._before_start,
         )
         os.close(slave)
+
+    @staticmethod
+    def _before_start() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        heed_ctrl_c()
 
     def __enter__(self) -> "Terminal":
         return self

@@ -3,17 +3,16 @@
 
 import builtins
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 
 import pytest
 
 from tests.cli.conftest import last_line
+from tests.cli.terminal import FSDFM, heed_ctrl_c
 
 
 @pytest.fixture
@@ -94,9 +93,9 @@ def test_a_number_that_is_no_port_is_wrong_usage(run, port):
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_serves_at_loopback_until_it_is_stopped_even_at_work(checkpoint, stop, code):
     pytest.importorskip("gradio", reason="the page needs gradio")
-    command = [sys.executable, "-c", "from transformers_fsdfm.cli import main; main()", "demo"]
-    command += ["--model", checkpoint, "--dfm", checkpoint, "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as demo:
+    command = [*FSDFM, "demo", "--model", checkpoint, "--dfm", checkpoint, "--device", "cpu"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=heed_ctrl_c) as demo:
         try:
             line = demo.stdout.readline()
             found = re.fullmatch(r"The page is at (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.cli.terminal import FSDFM, Terminal
+from tests.cli.terminal import FSDFM, Terminal, heed_ctrl_c
 from transformers_fsdfm.cli._output import printable
 
 
@@ -135,6 +135,7 @@ main()
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
+        preexec_fn=heed_ctrl_c,
     )
     while not ready.exists():
         assert process.poll() is None, process.stderr.read()

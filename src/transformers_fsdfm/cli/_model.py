@@ -138,7 +138,9 @@ def load(
         config = read_config(folder)
         torch_device = find_device(device)
         if not weight_files(folder):
-            raise FileNotFoundError(f"`model` {folder} is a configuration without weights")
+            raise FileNotFoundError(
+                f"`model` {folder} is a configuration without weights; `fsdfm pretrain` trains a model of it"
+            )
         tokenizer = _load_tokenizer(folder, config)
         disable_progress_bar()
         try:
