@@ -40,6 +40,9 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._master, slave = pty.openpty()
         self._set_size(columns, lines)
+        settings = termios.tcgetattr(slave)
+        settings[3] |= termios.NOFLSH  # or a Ctrl-C throws away what this reader, slower than a screen, has not read
+        termios.tcsetattr(slave, termios.TCSANOW, settings)
         kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             [*FSDFM, *map(str, arguments)],
