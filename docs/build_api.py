@@ -8,6 +8,7 @@ links. A reference to nothing, a link without target and every warning are error
 
 import argparse
 import importlib
+import importlib.util
 import os
 import pkgutil
 import re
@@ -26,6 +27,7 @@ PACKAGE = "transformers_fsdfm"
 OUTER_PACKAGES = (f"{PACKAGE}.trainer", f"{PACKAGE}.hub_configs")
 # Commands have a guide of their own, docs/cli.md; the recipe is a program.
 NOT_DOCUMENTED = re.compile(rf"{PACKAGE}\.(cli|trainer\.recipes)\b|.*\.(_\w*)\b")
+NEEDS_LM_EVAL = f"{PACKAGE}.lm_eval_model"
 ARGUMENT_GROUP = re.compile(r"^( +)> (\w.*)$", re.MULTILINE)  # "> Length", above the arguments that belong to it
 REFERENCE = re.compile(r"\[`(?P<name>~?[\w.]+)`\](?!\()")
 
@@ -79,6 +81,9 @@ def _module_names() -> list[str]:
     for root in (PACKAGE, *OUTER_PACKAGES):
         found = pkgutil.walk_packages(importlib.import_module(root).__path__, f"{root}.")
         names |= {root, *(module.name for module in found)}
+    if importlib.util.find_spec("lm_eval") is None:
+        names.remove(NEEDS_LM_EVAL)
+        print(f"{NEEDS_LM_EVAL} is left out: lm-eval is not installed")
     return sorted(name for name in names if not NOT_DOCUMENTED.match(name))
 
 
