@@ -1,5 +1,7 @@
 """The recipe of the shipped checkpoints, at a size that takes seconds."""
 
+import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import yaml
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from transformers_fsdfm.trainer.recipes import tinystories
-from transformers_fsdfm.trainer.recipes.tinystories import stages
+from transformers_fsdfm.trainer.recipes.tinystories import card, stages
 from transformers_fsdfm.trainer.recipes.tinystories.publish import CHECKSUMS, checksum
 
 
@@ -67,6 +69,26 @@ def test_checksums_are_those_of_the_files(run):
     assert all(checksum(run / "publish-fsdfm" / name) == value for name, value in listed.items())
 
 
+def test_model_card_tells_the_stages_and_their_bounds(run):
+    text = (run / "publish-fsdfm" / "README.md").read_text(encoding="utf-8")
+    rows = {cells[1]: cells for line in text.splitlines() if (cells := [cell.strip() for cell in line.split("|")])[1:]}
+    for stage, block_size in (("dfm-short", 16), ("dfm", 32), ("fsdfm", 32)):
+        evaluation = json.loads((run / stage / "eval_results.json").read_text(encoding="utf-8"))
+        _, _, steps, length, tokens, hours, bound, bits, _ = rows[f"`{stage}`"]
+        assert (steps, length, tokens) == ("3", str(block_size), f"{3 * 2 * block_size / 1e6:.1f}M")
+        assert float(hours) < 0.1
+        assert (bound, bits) == (f"{evaluation['eval_loss']:.3f}", f"{evaluation['eval_bits_per_byte']:.3f}")
+    assert "num_steps=8" in text
+    assert "{" not in text
+
+
+def test_hours_are_those_between_each_start_and_its_last_line():
+    runs = [{"started": "2026-01-01T00:00:00+00:00"}, {"started": "2026-01-02T00:00:00+00:00"}]
+    first, second = (datetime.fromisoformat(run["started"]).timestamp() for run in runs)
+    lines = [{"time": first + 60}, {"time": first + 3600}, {"time": second + 1800}]
+    assert card._seconds(runs, lines) == 3600 + 1800
+
+
 def test_scorer_reads_the_same_tokens(run):
     scorer = AutoModelForCausalLM.from_pretrained(run / "scorer")
     tokenizer = AutoTokenizer.from_pretrained(run / "scorer")
@@ -94,6 +116,8 @@ def test_the_real_recipe_has_the_stages_of_the_toy():
     [
         ({"kind": "train"}, "must have a `kind` out of"),
         ({"kind": "distill", "start_from": "later"}, "starts from later, which is not before it"),
+        ({"kind": "scorer"}, "must name, in `start_from`, the stage that it starts from"),
+        ({"kind": "publish"}, "must name, in `start_from`, the stage that it starts from"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, stage, message):

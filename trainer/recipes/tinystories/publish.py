@@ -2,6 +2,7 @@
 """From a trained model to the folder that is shipped: half the size, with its tokenizer and its way to generate."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,24 @@ from transformers import AutoTokenizer
 
 from transformers_fsdfm import FSDFMForDiffusionLM, FSDFMGenerationConfig
 
+from .card import read_record, write_card
+
 
 CHECKSUMS = "SHA256SUMS"
 
 
-def publish(trained: Path, folder: Path, *, generation: dict[str, Any], dtype: str = "bfloat16") -> None:
+def publish(stages: Sequence[Path], folder: Path, *, generation: dict[str, Any], dtype: str = "bfloat16") -> None:
     """
-    Writes a complete model folder, and the checksums of its weights and tokenizer beside them.
+    Writes a complete model folder with its model card, and the checksums of its weights and tokenizer.
 
     Args:
-        trained (`Path`): the folder of a trained DFM or FS-DFM, with tokenizer.
+        stages (`Sequence[Path]`): the run folders that lead to the model, first to last; the last one has a trained DFM
+            or FS-DFM, with tokenizer.
         folder (`Path`): the folder to write.
         generation (`dict[str, Any]`): fields of [`FSDFMGenerationConfig`], such as `num_steps`.
         dtype (`str`, *optional*, defaults to `"bfloat16"`): of the weights.
     """
+    trained = stages[-1]
     model = FSDFMForDiffusionLM.from_pretrained(trained, dtype=getattr(torch, dtype))
     model.generation_config = FSDFMGenerationConfig.from_model_config(model.config)
     unknown = model.generation_config.update(**generation)
@@ -31,6 +36,7 @@ def publish(trained: Path, folder: Path, *, generation: dict[str, Any], dtype: s
         raise ValueError(f"`generation` has settings that generate does not know: {sorted(unknown)}")
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
+    write_card(folder, model, [read_record(stage) for stage in stages])
     lines = [f"{checksum(folder / name)}  {name}\n" for name in ("model.safetensors", "tokenizer.json")]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 

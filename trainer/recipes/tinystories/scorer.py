@@ -13,6 +13,9 @@ from ...data import load_documents
 from ...packing import pack_documents
 from ...script_models import load_tokenizer
 
+# A few passes over the text do not overfit, and on CPUs attention with dropout takes the slow path.
+NO_DROPOUT = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+
 
 def train_scorer(
     output_dir: Path,
@@ -36,13 +39,14 @@ def train_scorer(
     args = TrainingArguments(output_dir=str(output_dir), load_best_model_at_end=True, **training)
     set_seed(args.seed)
     text_tokenizer = load_tokenizer(tokenizer)
-    config = GPT2Config(
-        vocab_size=len(text_tokenizer) - (text_tokenizer.mask_token_id == len(text_tokenizer) - 1),
-        bos_token_id=text_tokenizer.eos_token_id,
-        eos_token_id=text_tokenizer.eos_token_id,
-        pad_token_id=text_tokenizer.pad_token_id,
+    settings: dict[str, Any] = {
+        "vocab_size": len(text_tokenizer) - (text_tokenizer.mask_token_id == len(text_tokenizer) - 1),
+        "bos_token_id": text_tokenizer.eos_token_id,
+        "eos_token_id": text_tokenizer.eos_token_id,
+        "pad_token_id": text_tokenizer.pad_token_id,
         **sizes,
-    )
+    }
+    config = GPT2Config(**settings)
     trainer = Trainer(
         GPT2LMHeadModel(config),
         args,

@@ -20,15 +20,19 @@ def read_settings(path: Path) -> dict[str, dict[str, Any]]:
     `common` belong to every `pretrain` and `distill`.
 
     Raises:
-        `ValueError`: a stage of an unknown kind, or one that starts from a stage that does not come before it.
+        `ValueError`: a stage of an unknown kind, one that starts from a stage that does not come before it, or one that
+            needs a stage to start from and names none.
     """
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    common, done = settings.pop("common", {}), []
+    common = settings.pop("common", {})
+    done: list[str] = []
     for name, stage in settings.items():
         if stage.get("kind") not in KINDS:
             raise ValueError(f"{path}: the stage {name} must have a `kind` out of {KINDS}, but has {stage.get('kind')}")
         if stage.get("start_from") not in (None, *done):
             raise ValueError(f"{path}: the stage {name} starts from {stage['start_from']}, which is not before it")
+        if stage["kind"] in ("scorer", "publish") and stage.get("start_from") is None:
+            raise ValueError(f"{path}: the stage {name} must name, in `start_from`, the stage that it starts from")
         done.append(name)
         if stage["kind"] in ("pretrain", "distill"):
             settings[name] = {**common, **stage}
@@ -49,7 +53,6 @@ def run_recipe(
     from .publish import publish
     from .scorer import train_scorer
 
-    data = {"train_data": train_data, "validation_data": validation_data}
     for name, stage in settings.items():
         folder = output_dir / name
         if is_finished(folder):
@@ -57,14 +60,20 @@ def run_recipe(
             continue
         stage = dict(stage)
         kind, start = stage.pop("kind"), stage.pop("start_from", None)
-        start_folder = None if start is None else output_dir / start
         if kind == "scorer":
-            train_scorer(output_dir=folder, tokenizer=str(start_folder), **data, **stage)
+            train_scorer(folder, str(output_dir / str(start)), train_data, validation_data, **stage)
         elif kind == "publish":
-            publish(start_folder, folder, **stage)
+            publish([output_dir / one for one in _lineage(settings, str(start))], folder, **stage)
         else:
-            _run_script(kind, folder, start_folder, {**data, **stage})
+            data = {"train_data": train_data, "validation_data": validation_data}
+            _run_script(kind, folder, None if start is None else output_dir / start, {**data, **stage})
         (folder / FINISHED).touch()
+
+
+def _lineage(settings: dict[str, dict[str, Any]], name: str) -> list[str]:
+    """A stage and those that it was made from, first to last."""
+    start = settings[name].get("start_from")
+    return [*([] if start is None else _lineage(settings, start)), name]
 
 
 def is_finished(folder: Path) -> bool:
