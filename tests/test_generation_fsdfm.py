@@ -96,6 +96,27 @@ class TestSteps:
         assert calls.column("time") == [0.0, 0.25, 0.5, 0.75]
         assert calls.column("step_size") == [0.25] * 4
 
+    @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+    def test_time_shift_makes_the_steps_near_the_data_smaller(self, model, shift):
+        calls = RecordedCalls(model)
+        out = run(model, num_steps=4, time_shift=shift, num_return_sequences=8)
+        expected = [shift * u / (1 + (shift - 1) * u) for u in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        assert out.time_grid == pytest.approx(expected, abs=1e-12)
+        assert out.time_grid[-1] == 1
+        assert calls.column("step_size") == pytest.approx([b - a for a, b in itertools.pairwise(expected)], abs=1e-6)
+
+    def test_time_shift_holds_for_the_rest_of_a_grid_that_is_planned_anew(self, model, monkeypatch):
+        ticking = SimpleNamespace(now=0.0)
+        model.model.register_forward_hook(lambda *_: setattr(ticking, "now", ticking.now + 1.0))
+        monkeypatch.setattr(generation, "clock", SimpleNamespace(monotonic=lambda: ticking.now))
+        out = run(model, num_steps=20, max_time=10.0, time_shift=3.0, num_return_sequences=16)
+        assert len(out.time_grid) == 11
+        unshifted = [time / (3 - 2 * time) for time in out.time_grid]  # equal steps after each plan, longer ones later
+        steps = [after - before for before, after in itertools.pairwise(unshifted)]
+        assert steps[0] == pytest.approx(1 / 20)
+        assert steps[-1] == pytest.approx(steps[-2])
+        assert steps[-1] > steps[0]
+
     def test_plain_dfm_gets_no_step_size_and_many_steps_by_default(self):
         model = tiny_model(step_size_conditioning=False)
         calls = RecordedCalls(model)
@@ -461,6 +482,11 @@ class TestSettings:
         assert run(model, num_steps=None).time_grid == [0.0, 0.7, 1.0]
         assert len(run(model, num_steps=5).time_grid) == 6
 
+    def test_grid_of_the_call_replaces_a_stored_shift(self, model):
+        model.generation_config.time_shift = 3.0
+        assert run(model, num_steps=2).time_grid == [0.0, 0.75, 1.0]
+        assert run(model, num_steps=None, time_grid=[0.0, 0.5, 1.0]).time_grid == [0.0, 0.5, 1.0]
+
     def test_plain_generation_config_is_understood(self, model):
         config = GenerationConfig(max_new_tokens=5, temperature=0.5, do_sample=True)
         assert model.generate(PROMPT, generation_config=config).shape == (1, 15)
@@ -571,6 +597,8 @@ BAD_INPUTS = {
     "grid of one": (ValueError, "`time_grid`", {"time_grid": [0.0]}),
     "grid with NaN": (ValueError, "`time_grid`", {"time_grid": [0.0, math.nan, 1.0]}),
     "grid of words": (ValueError, "`time_grid`", {"time_grid": "linear"}),
+    "shift of zero": (ValueError, "`time_shift`", {"time_shift": 0}),
+    "shift beside a grid": (ValueError, "`time_shift`.*`time_grid`", {"time_grid": [0.0, 1.0], "time_shift": 2.0}),
     "grid against steps": (ValueError, "`num_steps`.*`time_grid`", {"time_grid": [0.0, 1.0], "num_steps": 3}),
     "mask of another shape": (ValueError, "`editable_mask`", {"editable_mask": torch.ones(1, 9, dtype=torch.bool)}),
     "mask of numbers": (TypeError, "`editable_mask`", {"editable_mask": torch.ones(1, 10)}),

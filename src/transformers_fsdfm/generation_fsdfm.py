@@ -11,7 +11,7 @@ import statistics
 import time as clock
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -52,9 +52,14 @@ class FSDFMGenerationConfig(GenerationConfig):
         > The flow
 
         num_steps (`int`, *optional*, defaults to 8 for an FS-DFM and 1024 for a plain DFM):
-            Number of equal steps from t = 0 to t = 1.
+            Number of steps from t = 0 to t = 1, equal ones unless `time_shift` says otherwise.
         time_grid (`list[float]`, *optional*):
             Increasing times from 0 to 1, in place of `num_steps`.
+        time_shift (`float`, *optional*, defaults to 1.0):
+            Above 1 the steps are smaller near t = 1, where the text settles, and larger near t = 0; below 1 the other
+            way round. The k-th of S steps ends at `t = time_shift * u / (1 + (time_shift - 1) * u)` with `u = k / S`:
+            the first step is `time_shift` times as long as an equal one, the last about `1 / time_shift` times (the
+            shift of continuous flow matching, Esser et al. 2024, eq. 23, seen from the data).
         max_time (`float`, *optional*):
             Seconds that sampling may take. After every step the rest of the grid is planned anew from the time that the
             step took; at least one step to t = 1 is always made.
@@ -93,6 +98,7 @@ class FSDFMGenerationConfig(GenerationConfig):
 
     _defaults = {  # noqa: RUF012
         "solver": "cumulative_scalar",
+        "time_shift": 1.0,
         "temperature": 1.0,
         "do_sample": True,
         "num_return_sequences": 1,
@@ -125,6 +131,7 @@ class FSDFMGenerationConfig(GenerationConfig):
     num_steps: Any
     time_grid: Any
     solver: Any
+    time_shift: Any
     final_temperature: Any
     mask_token_id: Any
     pad_after_eos: Any
@@ -175,7 +182,7 @@ class FSDFMGenerationConfig(GenerationConfig):
             value, lowest = getattr(self, name), int(name != "max_new_tokens")
             if value is not None and not (_is_integer(value) and value >= lowest):
                 raise ValueError(f"`{name}` must be an integer >= {lowest}, but got {value!r}")
-        for name in ("temperature", "max_time"):
+        for name in ("temperature", "time_shift", "max_time"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < math.inf):
                 hint = "; `final_temperature=0` makes the last step greedy" if name == "temperature" else ""
@@ -327,6 +334,31 @@ class FSDFMGenerationMixin:
     device: Any
     dtype: Any
 
+    @overload
+    def generate(
+        self, input_ids: Tensor | None = None, *, return_dict_in_generate: Literal[True], **kwargs: Any
+    ) -> FSDFMGenerationOutput: ...
+
+    @overload
+    def generate(
+        self, input_ids: Tensor | None = None, *, return_dict_in_generate: Literal[False], **kwargs: Any
+    ) -> Tensor: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        editable_mask: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        streamer: BaseStreamer | None = None,
+        callback_on_step_end: Callable[[Any, int, float, dict[str, Tensor]], dict[str, Tensor] | None] | None = None,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor | FSDFMGenerationOutput: ...
+
     @torch.no_grad()
     def generate(
         self,
@@ -470,7 +502,7 @@ class FSDFMGenerationMixin:
                 canvas.ids[0, 0].item()  # waits for the device, so that the clock tells the truth
                 if has_candidates:
                     seconds.append(clock.monotonic() - started)
-                rest = _replan(plan, step, config.time_grid, seconds, deadline)
+                rest = _replan(plan, step, config, seconds, deadline)
                 if rest is not None:
                     plan, step = self._plan_steps(canvas, window, rest, config), 0
 
@@ -627,6 +659,8 @@ class FSDFMGenerationMixin:
             raise ValueError(
                 f"`num_steps` ({config.num_steps}) contradicts `time_grid`, which has {len(config.time_grid) - 1} steps"
             )
+        if {"time_shift", "time_grid"} <= explicit:
+            raise ValueError("`time_shift` means nothing beside a `time_grid`, which has all times already")
         stored = copy.copy(self.generation_config)
         if "num_steps" in explicit:
             stored.time_grid = None
@@ -637,7 +671,7 @@ class FSDFMGenerationMixin:
             if not 0 <= token_id < self.config.vocab_size:
                 raise ValueError(f"`eos_token_id` must be in [0, {self.config.vocab_size}), but got {token_id}")
         if config.time_grid is None:
-            config.time_grid = torch.linspace(0, 1, config.num_steps + 1, dtype=torch.float64).tolist()
+            config.time_grid = _shifted_grid(0.0, config.num_steps, config.time_shift)
         config.num_steps = len(config.time_grid) - 1
         if config.pad_after_eos and config.eos_token_id is None:
             raise ValueError("`pad_after_eos=True` needs `eos_token_id`, but neither the call nor the model sets it")
@@ -874,8 +908,15 @@ def _windows(editable: Tensor, width: int) -> Iterator[_Window]:
         start = min(end - width // 2, max(length - width, 0))
 
 
+def _shifted_grid(start: float, num_steps: int, shift: float) -> list[float]:
+    """Times from `start` to 1, equally far apart before the shift; see `time_shift`."""
+    unshifted = torch.linspace(start / (shift - (shift - 1) * start), 1, num_steps + 1, dtype=torch.float64)
+    inner = (shift * unshifted / (1 + (shift - 1) * unshifted))[1:-1].tolist()
+    return [start, *inner, 1.0]
+
+
 def _replan(
-    plan: _StepPlan, step: int, time_grid: list[float], seconds: list[float], deadline: float
+    plan: _StepPlan, step: int, config: FSDFMGenerationConfig, seconds: list[float], deadline: float
 ) -> list[float] | None:
     """
     The times of the rest of a window that fits before the deadline, or None if the plan may stand.
@@ -889,7 +930,7 @@ def _replan(
     affordable = (deadline - clock.monotonic()) / max(typical, 1e-9)
     planned = max(1, sum(plan.num_candidates(later) > 0 for later in range(step, plan.num_steps)))
     now, steps_left = plan.time_grid[step], plan.num_steps - step
-    own_rest = [time for time in time_grid if time > now]
+    own_rest = [time for time in config.time_grid if time > now]
     has_time_to_spare = steps_left < len(own_rest) and 1.25 * planned < affordable
     if planned <= affordable and not has_time_to_spare:
         return None
@@ -898,7 +939,7 @@ def _replan(
         return None
     if count == len(own_rest):
         return [now, *own_rest]
-    return torch.linspace(now, 1, count + 1, dtype=torch.float64).tolist()
+    return _shifted_grid(now, count, config.time_shift)
 
 
 def _pad_after_eos(ids: Tensor, editable: Tensor, config: FSDFMGenerationConfig) -> Tensor:
