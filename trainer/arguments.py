@@ -4,7 +4,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import TrainingArguments
 
@@ -55,6 +55,9 @@ class DFMTrainingArguments(TrainingArguments):
         eval_seed (`int`, *optional*, defaults to 0):
             Seed of the noise of evaluation, which is the same at every evaluation.
     """
+
+    if TYPE_CHECKING:  # `TrainingArguments` sets it where it was not given
+        output_dir: str = "trainer_output"
 
     learning_rate: float = field(default=3e-4, metadata={"help": "The initial learning rate for AdamW."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 for AdamW."})
@@ -196,19 +199,13 @@ class FSDFMTrainingArguments(DFMTrainingArguments):
 
     learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate for AdamW."})
 
-    step_size_embedding: str = field(
+    step_size_embedding: Literal["raw", "log2"] = field(
         default="log2",
-        metadata={
-            "help": "Embedding of the step size, for a model that is a plain DFM as yet.",
-            "choices": ("raw", "log2"),
-        },
+        metadata={"help": "Embedding of the step size, for a model that is a plain DFM as yet."},
     )
-    step_size_fusion: str = field(
+    step_size_fusion: Literal["concat", "add"] = field(
         default="add",
-        metadata={
-            "help": "How time and step size meet, for a model that is a plain DFM as yet.",
-            "choices": ("concat", "add"),
-        },
+        metadata={"help": "How time and step size meet, for a model that is a plain DFM as yet."},
     )
     ema_decay: float = field(
         default=0.9995, metadata={"help": "Decay of the averaged weights, which teach and are saved."}

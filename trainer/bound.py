@@ -29,7 +29,7 @@ def byte_counter(tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> ByteCou
 
     def decoded_length(ids: Tensor, counted: Tensor) -> Tensor:
         texts = [
-            tokenizer.decode(row[used], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            str(tokenizer.decode(row[used], skip_special_tokens=True, clean_up_tokenization_spaces=False))
             for row, used in zip(ids.cpu(), counted.cpu(), strict=True)
         ]
         return torch.tensor([len(text.encode()) for text in texts], device=ids.device)

@@ -11,21 +11,25 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+
+from .arguments import DFMTrainingArguments
 
 
 # Where a checkpoint is written before it gets its name, and deleted when it has lost it. Nobody looks for one there.
 STAGING_FOLDER = ".incomplete"
 
 
-class AtomicCheckpointMixin:
+class AtomicCheckpointTrainer(Trainer):
     """
-    For a [`~transformers.Trainer`]: what it saves is written in a folder of another name, flushed to disk and renamed.
+    A [`~transformers.Trainer`]: what it saves is written in a folder of another name, flushed to disk and renamed.
 
     So a run that is killed, or finds the disk full, leaves the earlier checkpoints as they were and nothing under the
     name of the new one. The model of [`save_model`] gets the same care, file by file.
     """
 
+    args: DFMTrainingArguments
     _is_staging = False
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -64,8 +68,9 @@ class AtomicCheckpointMixin:
             self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
-        if self.args.should_save and (self.args.save_total_limit or 0) > 0:
-            _delete_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        limit = self.args.save_total_limit or 0
+        if self.args.should_save and limit > 0:
+            _delete_old_checkpoints(run_dir, limit, self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in Trainer; every file appears under its name when it is complete."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, default_data_collator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, default_data_collator
+from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import DFMTrainingArguments
 from .bound import BoundTotals, ByteCounter, byte_counter
-from .checkpointing import AtomicCheckpointMixin
+from .checkpointing import AtomicCheckpointTrainer
 from .data import DataCollatorForDFM
 from .loss_guard import LossGuard
 from .losses import HeadLoss, LossPart, chunked_loss, cross_entropy_part, path_part, path_weight
@@ -23,6 +24,8 @@ from .step_sizes import draw_times, evaluation_times
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+    from transformers_fsdfm import FSDFMConfig, FSDFMForDiffusionLM
 
 
 class NoisyBatch(NamedTuple):
@@ -46,7 +49,12 @@ class NoisyBatch(NamedTuple):
     def rows(self, index: Tensor) -> "NoisyBatch":
         """Some of the rows, given by their numbers, `(n,)`, on the CPU."""
         on_device = index.to(self.noisy_ids.device)
-        clean = CleanBatch(*(None if value is None else value[on_device] for value in self.clean))
+        mask = self.clean.attention_mask
+        clean = CleanBatch(
+            self.clean.clean_ids[on_device],
+            self.clean.labels[on_device],
+            None if mask is None else mask[on_device],
+        )
         step_size = None if self.step_size is None else self.step_size[index]
         generators = [self.generators[row] for row in index.tolist()]
         return NoisyBatch(clean, self.noisy_ids[on_device], self.time[index], step_size, generators)
@@ -87,7 +95,7 @@ def loss_in_forward(part: LossPart) -> LossInForward:
     return LossInForward(lambda head, hidden_states: chunked_loss(head, hidden_states, part))
 
 
-class DFMTrainer(AtomicCheckpointMixin, Trainer):
+class DFMTrainer(AtomicCheckpointTrainer):
     r"""
     Trains a model on data: a plain DFM, or an FS-DFM at its finest step size. A [`~transformers.Trainer`] in all else.
 
@@ -122,6 +130,8 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
         kwargs: `callbacks`, `optimizers` and `optimizer_cls_and_kwargs` of [`~transformers.Trainer`].
     """
 
+    model: "FSDFMForDiffusionLM"  # or an adapter around one, which has its attributes too
+
     loss_is_scaled_for_ga = False  # a mean over the micro-batch: Trainer divides by the length of the accumulation
 
     def __init__(
@@ -141,8 +151,9 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
 
             model = get_peft_model(model, peft_config)
         if data_collator is None:
-            has_tokenizer = isinstance(processing_class, PreTrainedTokenizerBase)
-            data_collator = DataCollatorForDFM(processing_class) if has_tokenizer else default_data_collator
+            data_collator = default_data_collator
+            if isinstance(processing_class, PreTrainedTokenizerBase):
+                data_collator = DataCollatorForDFM(processing_class)
         super().__init__(
             model=model,
             args=args,
@@ -155,7 +166,7 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
         self.model_accepts_loss_kwargs = False  # or Trainer counts, and waits for, the labels of every batch
         self._micro_batch = 0
         self._guard = LossGuard()
-        self._bound_totals: BoundTotals | None = None
+        self._bound_totals = BoundTotals()
         self._byte_counter: ByteCounter | None = None
         self._keep_times_in_float32()
 
@@ -181,11 +192,11 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
         """FSDP2 would cast `time` and `step_size` to the dtype of the weights; 0.999 is 1 in bfloat16."""
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         policy = getattr(plugin, "mixed_precision_policy", None)
-        if hasattr(policy, "cast_forward_inputs"):
+        if plugin is not None and policy is not None and hasattr(policy, "cast_forward_inputs"):
             plugin.mixed_precision_policy = dataclasses.replace(policy, cast_forward_inputs=False)
 
     @property
-    def _config(self) -> Any:
+    def _config(self) -> "FSDFMConfig":
         return self.model.config
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -194,8 +205,8 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
             return super().create_optimizer(model)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ValueError("`muon_learning_rate` needs whole matrices: it goes with DDP, not with ZeRO or FSDP")
-        model = self.model if model is None else model
-        self.optimizer = muon_with_adamw(model, self.get_decay_parameter_names(model), self.args)
+        trained: nn.Module = self.model if model is None else model
+        self.optimizer = muon_with_adamw(trained, self.get_decay_parameter_names(trained), self.args)
         return self.optimizer
 
     # ---- A training step ---------------------------------------------------------------------------------------------
@@ -210,9 +221,9 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
         """The loss of a micro-batch of training; draws its randomness, see the class."""
         batch = self._draw_training_batch(inputs)
         loss_fn = loss_in_forward(self._data_part(batch))
-        loss = self._forward(model, batch, loss_fn)
-        self._guard.record(self.state.global_step, loss_fn.row_loss, batch.time, batch.step_size)
-        return (loss, {"row_loss": loss_fn.row_loss}) if return_outputs else loss
+        loss, row_loss = self._forward(model, batch, loss_fn)
+        self._guard.record(self.state.global_step, row_loss, batch.time, batch.step_size)
+        return (loss, {"row_loss": row_loss}) if return_outputs else loss
 
     def _draw_training_batch(self, inputs: Mapping[str, Tensor]) -> NoisyBatch:
         """Steps 1 and 2: all that is random in this micro-batch, but for dropout."""
@@ -248,8 +259,8 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
         self._micro_batch = 0
         return super().get_batch_samples(*args, **kwargs)
 
-    def _forward(self, model: nn.Module, batch: NoisyBatch, loss_fn: LossInForward) -> Tensor:
-        """Runs the model, wrapped as it may be, on a noisy batch."""
+    def _forward(self, model: nn.Module, batch: NoisyBatch, loss_fn: LossInForward) -> HeadLoss:
+        """Runs the model, wrapped as it may be, on a noisy batch; gives the loss and those of the rows."""
         device = batch.noisy_ids.device
         inputs = {"input_ids": batch.noisy_ids, "time": batch.time.to(device)}
         if batch.step_size is not None:
@@ -262,7 +273,7 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
                 f"The forward of {type(self.accelerator.unwrap_model(model)).__name__} does not know `head_loss`; was "
                 "the model loaded with remote code of another version?"
             )
-        return loss
+        return HeadLoss(loss, loss_fn.row_loss)
 
     def _data_part(self, batch: NoisyBatch, step_aware: bool = False) -> LossPart:
         """The loss against data that this global step calls for."""
@@ -280,13 +291,18 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
     # ---- Evaluation --------------------------------------------------------------------------------------------------
 
     def evaluation_loop(
-        self, dataloader: DataLoader, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
-    ) -> Any:
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         """As in Trainer, with the bound over all tokens as `eval_loss`, not the mean over batches."""
         self._bound_totals, self._eval_batch = BoundTotals(), 0
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update(self._bound_totals.metrics(metric_key_prefix))
-        return output
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        bound = self._bound_totals.metrics(metric_key_prefix)
+        return output._replace(metrics={**(output.metrics or {}), **bound})
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in Trainer, with the global random state put back afterwards."""
@@ -299,7 +315,7 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
             return super().predict(*args, **kwargs)
 
     def prediction_step(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
         """Adds the bound of each row to the totals; gives the batch's mean."""
         clean = read_batch(self._prepare_inputs(inputs))
@@ -323,8 +339,7 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
             batch = NoisyBatch(clean, noisy_ids, time, step_size, generators)
             weight = path_weight(self._config.flow_schedule, time).to(noisy_ids.device)
             loss_fn = loss_in_forward(path_part(clean.labels, noisy_ids, weight))
-            self._forward(model, batch, loss_fn)
-            yield loss_fn.row_loss
+            yield self._forward(model, batch, loss_fn).row_loss
 
     def _count_bytes(self, clean: CleanBatch) -> Tensor:
         """Bytes of the evaluated tokens of each row; 0 without a tokenizer."""
@@ -355,7 +370,8 @@ class DFMTrainer(AtomicCheckpointMixin, Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         """The columns that a batch may have: not those of the forward, which also takes what is drawn here."""
-        self._signature_columns = ["input_ids", "labels", "attention_mask"]
+        # Trainer declares no type, and sets None first.
+        self._signature_columns = ["input_ids", "labels", "attention_mask"]  # type: ignore[assignment]
 
 
 __all__ = ["DFMTrainer"]

@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
     sections = {"Model and tokenizer": TrainedModelArguments, "Data": DataArguments}
     parser = ScriptParser(prog, __doc__, sections, FSDFMTrainingArguments)
     values = parser.read(arguments)
-    model_args, data_args, args = (parser.make(cls, values) for cls in (*sections.values(), FSDFMTrainingArguments))
+    model_args, data_args = parser.make(TrainedModelArguments, values), parser.make(DataArguments, values)
+    args = parser.make(FSDFMTrainingArguments, values)
 
     from . import script_models as models
     from .fsdfm_trainer import FSDFMTrainer
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
 
     with parser.mistakes_named():
         checkpoint = check_run(args, data_args)
-        config, tokenizer = models.read_model(model_args)
+        config, tokenizer = models.read_model(model_args.model_name_or_path, model_args.tokenizer)
 
     start_run(args, values, "distill")
     block_size = data_args.block_size or config.max_position_embeddings

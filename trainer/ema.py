@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +133,7 @@ def _forget_copies(module: nn.Module) -> None:
     for submodule in module.modules():
         if isinstance(submodule, FSDPModule):
             submodule.reshard()
+    parameter: Any  # with what ZeRO-3 puts on it
     for parameter in module.parameters():
         if hasattr(parameter, "ds_tensor") and parameter.ds_status.name == "AVAILABLE":
             parameter.partition()

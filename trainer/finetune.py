@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from transformers_fsdfm import FSDFMConfig
 
+    from .dfm_trainer import DFMTrainer
     from .script_data import Splits
 
 
@@ -47,13 +48,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
     sections = {"Model and tokenizer": TrainedModelArguments, "Data": FinetuningDataArguments, "Adapter": LoraArguments}
     parser = ScriptParser(prog, __doc__, sections, FSDFMTrainingArguments, DEFAULTS)
     values = parser.read(arguments)
-    model_args, data_args, lora_args = (parser.make(cls, values) for cls in sections.values())
+    model_args, data_args = parser.make(TrainedModelArguments, values), parser.make(FinetuningDataArguments, values)
+    lora_args = parser.make(LoraArguments, values)
 
     from . import script_models as models
     from .script_run import check_run, start_run, train_and_save
 
     with parser.mistakes_named():
-        config, tokenizer = models.read_model(model_args)
+        config, tokenizer = models.read_model(model_args.model_name_or_path, model_args.tokenizer)
         block_size = _block_size(data_args, config)
         objective = lora_args.objective or ("distill" if config.step_size_conditioning else "path")
         args = parser.make(_training_class(parser, values, objective), values)
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
     trainer = _make_trainer(args, path, config, tokenizer, data_args, lora_args, block_size, checkpoint is not None)
     train_and_save(trainer, checkpoint)
     if lora_args.merge_adapter:
-        _merge(trainer, args)
+        _merge(trainer, args, tokenizer)
     trainer.accelerator.end_training()
 
 
@@ -108,7 +110,7 @@ def _make_trainer(
     lora_args: LoraArguments,
     block_size: int,
     is_resumed: bool,
-) -> Any:
+) -> "DFMTrainer":
     import torch
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
@@ -130,9 +132,12 @@ def _make_trainer(
         from peft import get_peft_model
 
         model, peft_config = get_peft_model(model, peft_config, autocast_adapter_dtype=False), None
-    trainer = (FSDFMTrainer if isinstance(args, FSDFMTrainingArguments) else DFMTrainer)(
-        model, args, rows.train, rows.validation, collator, processing_class=tokenizer, peft_config=peft_config
-    )
+    data = (rows.train, rows.validation, collator)
+    trainer: DFMTrainer
+    if isinstance(args, FSDFMTrainingArguments):
+        trainer = FSDFMTrainer(model, args, *data, processing_class=tokenizer, peft_config=peft_config)
+    else:
+        trainer = DFMTrainer(model, args, *data, processing_class=tokenizer, peft_config=peft_config)
     logger.info(f"Training {models.describe(trainer.model)}")
     return trainer
 
@@ -156,7 +161,7 @@ def _rows(
     return rows, DataCollatorForDFM(tokenizer)
 
 
-def _merge(trainer: Any, args: DFMTrainingArguments) -> None:
+def _merge(trainer: "DFMTrainer", args: DFMTrainingArguments, tokenizer: "PreTrainedTokenizerBase") -> None:
     """From the saved adapter, so that it works however the trained one is sharded."""
     import torch
     from peft import PeftConfig
@@ -168,7 +173,7 @@ def _merge(trainer: Any, args: DFMTrainingArguments) -> None:
         model = models.load_model(base, args, torch.float32, whole=True)
         folder = os.path.join(args.output_dir, "merged")
         models.save_merged(args.output_dir, model, folder)
-        trainer.processing_class.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         logger.info(f"Wrote {folder}")
     trainer.accelerator.wait_for_everyone()
 

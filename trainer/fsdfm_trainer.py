@@ -5,7 +5,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from .step_log import StepSizeMeter, Stopwatch
 from .teacher_model import cast_once, copy_as_teacher, is_sharded, shard_teacher, with_weights_at_hand
 
 
+if TYPE_CHECKING:
+    from transformers_fsdfm import FSDFMForDiffusionLM
+
 WEIGHTS_FOLDER = "weights"  # a checkpoint keeps here the kind of weights that does not stand at its root
 PLAIN_KL = {"temperature": 1.0, "top_k": None, "top_p": None, "confidence_weighting": False}
 
@@ -33,7 +36,7 @@ class AverageWeightsCallback(TrainerCallback):
         self._trainer = trainer
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self._trainer.ema.update()
+        self._trainer._average.update()
 
 
 class AveragedHead(nn.Module):
@@ -72,6 +75,8 @@ class FSDFMTrainer(DFMTrainer):
     beginning of [`train`] on.
     """
 
+    args: FSDFMTrainingArguments
+
     _arguments_class = FSDFMTrainingArguments
 
     def __init__(
@@ -84,7 +89,7 @@ class FSDFMTrainer(DFMTrainer):
     ) -> None:
         self._check_arguments(model, args, {})
         self.ema: ExponentialMovingAverage | None = None
-        self.teacher: PreTrainedModel | None = None
+        self.teacher: FSDFMForDiffusionLM | None = None
         self._evaluated_model: nn.Module | None = None
         self._timed_from_step = 0
         self._grid = args.step_size_grid
@@ -108,11 +113,18 @@ class FSDFMTrainer(DFMTrainer):
         return self.processing_class if isinstance(self.processing_class, PreTrainedTokenizerBase) else None
 
     @property
-    def _teaching_model(self) -> PreTrainedModel:
+    def _teaching_model(self) -> "FSDFMForDiffusionLM":
         """The modules of the teacher: its own, or the student's without adapter wrapper."""
         if self.teacher is not None:
             return self.teacher
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        base = getattr(self.model, "get_base_model", None)
+        return self.model if base is None else base()
+
+    @property
+    def _average(self) -> ExponentialMovingAverage:
+        """`ema`, where it is there for sure: from the beginning of training on."""
+        assert self.ema is not None
+        return self.ema
 
     # ---- A training step ---------------------------------------------------------------------------------------------
 
@@ -130,7 +142,8 @@ class FSDFMTrainer(DFMTrainer):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The two-part loss of a micro-batch, see the class."""
         batch = self._draw_training_batch(inputs)
-        is_taught = batch.step_size > self.args.finest_step_size
+        step_size = _drawn_step_size(batch)
+        is_taught = step_size > self.args.finest_step_size
         taught_rows, data_rows = is_taught.nonzero()[:, 0], (~is_taught).nonzero()[:, 0]
         with self._stopwatch.measure("teacher"):
             target = self._shortcut_target(batch, taught_rows)
@@ -139,10 +152,10 @@ class FSDFMTrainer(DFMTrainer):
             return self._two_part_loss(head, hidden_states, batch, taught_rows, data_rows, target)
 
         loss_fn = LossInForward(losses)
-        loss = self._forward(model, batch, loss_fn)
-        self._guard.record(self.state.global_step, loss_fn.row_loss, batch.time, batch.step_size)
-        self._meter.add(_level(batch.step_size), loss_fn.row_loss)
-        return (loss, {"row_loss": loss_fn.row_loss}) if return_outputs else loss
+        loss, row_loss = self._forward(model, batch, loss_fn)
+        self._guard.record(self.state.global_step, row_loss, batch.time, step_size)
+        self._meter.add(_level(step_size), row_loss)
+        return (loss, {"row_loss": row_loss}) if return_outputs else loss
 
     def _draw_times(self, rows: RowSlice) -> tuple[Tensor, Tensor]:
         """t and h of the rows."""
@@ -169,7 +182,7 @@ class FSDFMTrainer(DFMTrainer):
                 teacher,
                 batch.noisy_ids,
                 batch.time.to(device),
-                batch.step_size.to(device),
+                _drawn_step_size(batch).to(device),
                 method=self.args.shortcut_teacher,
                 solver=self.args.solver,
                 editable_mask=batch.clean.editable,
@@ -203,7 +216,7 @@ class FSDFMTrainer(DFMTrainer):
                     return loss
                 with torch.no_grad():
                     row_kl = chunked_loss(head, hidden_states[len(data_rows) :], taught_part(**PLAIN_KL)).row_loss
-            self._meter.add_kl(_level(taught.step_size), row_kl)
+            self._meter.add_kl(_level(_drawn_step_size(taught)), row_kl)
             return loss
 
         with self._autocast():
@@ -224,7 +237,7 @@ class FSDFMTrainer(DFMTrainer):
         if self.teacher is not None:
             return self.teacher.lm_head
         is_trained = any(parameter.requires_grad for parameter in head.parameters())
-        return AveragedHead(head, self.ema) if is_trained else head
+        return AveragedHead(head, self._average) if is_trained else head
 
     # ---- The average -------------------------------------------------------------------------------------------------
 
@@ -251,7 +264,7 @@ class FSDFMTrainer(DFMTrainer):
         if self.teacher is not None:
             yield self.teacher
         else:
-            with self.ema.swap():
+            with self._average.swap():
                 yield self.model
 
     def _weights_in_model(self, kind: str) -> contextlib.AbstractContextManager:
@@ -338,7 +351,7 @@ class FSDFMTrainer(DFMTrainer):
         with self._weights_in_model(other):
             super().save_model(os.path.join(folder, WEIGHTS_FOLDER, other), _internal_call=True)
         if not self.args.save_only_model and (self.args.should_save or is_sharded(self.model)):
-            torch.save(self.ema.state_dict(), self._average_file(folder))
+            torch.save(self._average.state_dict(), self._average_file(folder))
 
     def _average_file(self, checkpoint: str) -> str:
         name = f"ema_{self.args.process_index}.pt" if is_sharded(self.model) else "ema.pt"
@@ -351,7 +364,7 @@ class FSDFMTrainer(DFMTrainer):
                 f"Checkpoint {checkpoint} has no {os.path.basename(path)}: training can't go on from it exactly. To "
                 "begin anew with its weights, load it as the model"
             )
-        self.ema.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self._average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """As in Trainer, with the trained weights, wherever in the checkpoint they are."""
@@ -363,13 +376,14 @@ class FSDFMTrainer(DFMTrainer):
     def _load_best_model(self) -> None:
         """As in Trainer, with the average of that checkpoint."""
         super()._load_best_model()
-        if os.path.isfile(self._average_file(self.state.best_model_checkpoint)):
-            self._load_average(self.state.best_model_checkpoint)
+        best = self.state.best_model_checkpoint
+        if best is not None and os.path.isfile(self._average_file(best)):
+            self._load_average(best)
         else:  # saved with `save_only_model`
             self.ema = ExponentialMovingAverage(self.model, self.args.ema_decay, self.teacher)
 
 
-def _as_fsdfm(model: PreTrainedModel | nn.Module, args: FSDFMTrainingArguments) -> PreTrainedModel | nn.Module:
+def _as_fsdfm(model: Any, args: FSDFMTrainingArguments) -> Any:
     """The model, if it takes a step size; else an FS-DFM made of it."""
     if model.config.step_size_conditioning:
         return model
@@ -384,6 +398,12 @@ def _as_fsdfm(model: PreTrainedModel | nn.Module, args: FSDFMTrainingArguments) 
             "(`FSDFMForDiffusionLM.from_dfm`), save that and start from it"
         )
     return type(model).from_dfm(model, args.step_size_embedding, args.step_size_fusion)
+
+
+def _drawn_step_size(batch: NoisyBatch) -> Tensor:
+    """h, which every batch of distillation has."""
+    assert batch.step_size is not None
+    return batch.step_size
 
 
 def _level(step_size: Tensor) -> Tensor:

@@ -336,9 +336,10 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def _num_outputs(head: nn.Module) -> int:
-    if not hasattr(head, "out_features"):
+    num_outputs = getattr(head, "out_features", None)
+    if num_outputs is None:
         raise ValueError(f"`chunk_size` is required, because `head` ({type(head).__name__}) has no `out_features`")
-    return head.out_features
+    return num_outputs
 
 
 class _Chunk(NamedTuple):

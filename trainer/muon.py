@@ -2,10 +2,10 @@
 """Muon for the weight matrices inside the blocks, AdamW for everything else, as one optimizer."""
 
 from collections.abc import Callable, Container, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 
@@ -55,8 +55,14 @@ class MuonWithAdamW(Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of both."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
@@ -77,6 +83,7 @@ def muon_with_adamw(model: nn.Module, decay_names: Container[str], args: "DFMTra
     Raises:
         `ValueError`: if one of the two has nothing to train, as with most adapters.
     """
+    assert args.muon_learning_rate is not None
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -72,11 +72,11 @@ def draw_noisy_ids(
         generators (`list[torch.Generator]`): one for each row.
     """
     length, device = batch.clean_ids.shape[1], batch.clean_ids.device
-    shows_data, source_ids = [], []
+    row_shows_data, row_source_ids = [], []
     for generator, kappa in zip(generators, config.flow_schedule.kappa(time), strict=True):
-        shows_data.append(torch.rand(length, generator=generator) < kappa)
-        source_ids.append(sample_source((length,), config.vocab_size, config.source_distribution, generator))
-    shows_data, source_ids = torch.stack(shows_data).to(device), torch.stack(source_ids).to(device)
+        row_shows_data.append(torch.rand(length, generator=generator) < kappa)
+        row_source_ids.append(sample_source((length,), config.vocab_size, config.source_distribution, generator))
+    shows_data, source_ids = torch.stack(row_shows_data).to(device), torch.stack(row_source_ids).to(device)
     return torch.where(shows_data | ~batch.editable, batch.clean_ids, source_ids)
 
 

@@ -220,8 +220,8 @@ def _encode_documents(
 ) -> dict[str, list[np.ndarray]]:
     if detokenizer is not None:
         texts = [DETOKENIZERS[detokenizer](text or "") for text in texts]
-    texts = [text for text in texts if text and text.strip()]
-    token_ids = tokenize(texts, tokenizer, special_tokens_in_text=False)
+    written = [text for text in texts if text and text.strip()]
+    token_ids = tokenize(written, tokenizer, special_tokens_in_text=False)
     return {"input_ids": [np.array([*ids, tokenizer.eos_token_id], np.int32) for ids in token_ids]}
 
 

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m transfor
     sections = {"Model and tokenizer": NewModelArguments, "Data": DataArguments}
     parser = ScriptParser(prog, __doc__, sections, DFMTrainingArguments)
     values = parser.read(arguments)
-    model_args, data_args, args = (parser.make(cls, values) for cls in (*sections.values(), DFMTrainingArguments))
+    model_args, data_args = parser.make(NewModelArguments, values), parser.make(DataArguments, values)
+    args = parser.make(DFMTrainingArguments, values)
 
     from . import script_models as models
     from .dfm_trainer import DFMTrainer
@@ -78,16 +79,16 @@ def _read_model(
     from . import script_models as models
 
     if model_args.model_name_or_path is not None:
-        config, tokenizer = models.read_model(model_args)
+        config, tokenizer = models.read_model(model_args.model_name_or_path, model_args.tokenizer)
         if config.step_size_conditioning:
             raise ValueError(
                 f"--model_name_or_path {model_args.model_name_or_path} is an FS-DFM; `distill` and `finetune` go on "
                 "with one"
             )
         return config, tokenizer
-    tokenizer = None
-    if model_args.train_tokenizer_vocab_size is None:
-        tokenizer = models.load_tokenizer(model_args.tokenizer)
+    if model_args.tokenizer is None:
+        return models.new_config(model_args, data_args.block_size, None), None
+    tokenizer = models.load_tokenizer(model_args.tokenizer)
     return models.new_config(model_args, data_args.block_size, tokenizer), tokenizer
 
 
@@ -105,6 +106,8 @@ def _trained_tokenizer(
 
     if checkpoint is not None:
         return load_tokenizer(checkpoint)
+    vocab_size = model_args.train_tokenizer_vocab_size
+    assert vocab_size is not None  # the arguments have been checked: no tokenizer, so one is to be trained
     with args.main_process_first(local=False, desc="training the tokenizer"):
         if args.process_index == 0:
             texts, max_documents = documents.train, data_args.max_train_documents
@@ -112,7 +115,7 @@ def _trained_tokenizer(
                 texts = texts.take(max_documents)
             train_tokenizer(
                 texts,
-                model_args.train_tokenizer_vocab_size,
+                vocab_size,
                 text_column=data_args.text_column,
                 model_max_length=block_size,
                 save_directory=args.output_dir,

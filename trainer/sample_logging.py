@@ -9,10 +9,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 
 if TYPE_CHECKING:
+    from transformers_fsdfm import FSDFMForDiffusionLM
+
+    from .arguments import FSDFMTrainingArguments
     from .fsdfm_trainer import FSDFMTrainer
 
 
@@ -38,7 +41,10 @@ class SampleLoggingCallback(TrainerCallback):
 
 
 def draw_samples(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, args: Any, num_steps: int
+    model: "FSDFMForDiffusionLM",
+    tokenizer: PreTrainedTokenizerBase | None,
+    args: "FSDFMTrainingArguments",
+    num_steps: int,
 ) -> list[dict[str, Any]]:
     """
     Samples in `num_steps` steps, always from the same noise.
@@ -46,11 +52,12 @@ def draw_samples(
     Returns:
         `list[dict]`: for each sample `num_steps`, `prompt` (or None), `token_ids` (without the prompt) and `text`.
     """
-    prompts = args.sample_prompts or [None]
+    prompts: Sequence[str | None] = args.sample_prompts or [None]
     samples = []
     for number, prompt in enumerate(prompts):
         prompt_ids = torch.zeros((1, 0), dtype=torch.long)
         if prompt is not None:
+            assert tokenizer is not None  # the trainer asks for one where there are prompts
             prompt_ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
         sequences = model.generate(
             prompt_ids.to(model.device),
@@ -58,6 +65,7 @@ def draw_samples(
             max_length=args.sample_length or model.config.max_position_embeddings,
             num_return_sequences=args.num_samples,
             generator=torch.Generator().manual_seed(args.eval_seed + number),
+            return_dict_in_generate=False,
         )
         for token_ids in sequences[:, prompt_ids.shape[1] :].tolist():
             text = None if tokenizer is None else tokenizer.decode(token_ids)

@@ -76,7 +76,7 @@ class NewModelArguments:
 class TrainedModelArguments:
     """The model to start from; of `distill` and `finetune`."""
 
-    model_name_or_path: str | None = argument("The model to start from: a folder (or hub id) of a DFM or an FS-DFM.")
+    model_name_or_path: str = argument("The model to start from: a folder (or hub id) of a DFM or an FS-DFM.")
     tokenizer: str | None = argument("Its tokenizer, if it is not in the same place.")
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class TrainedModelArguments:
 class DataArguments:
     """Where the text is and how it becomes blocks."""
 
-    train_data: list[str] | None = argument(
+    train_data: list[str] = argument(
         "Text to train on: files (.txt, .jsonl, .csv, .parquet), a glob, a folder, or a dataset id. In .txt files a "
         "line <|endoftext|> ends a document."
     )
@@ -230,7 +230,8 @@ class LoraArguments:
         targets = list(self.lora_target_modules or LORA_TARGETS)
         return LoraConfig(
             r=self.lora_rank,
-            lora_alpha=2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
+            # peft declares an int, but only ever divides it.
+            lora_alpha=2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout,
             target_modules=ALL_LINEAR if targets == [ALL_LINEAR] else targets,
             modules_to_save=list(self.lora_modules_to_save or modules_to_save) or None,

@@ -11,13 +11,16 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 
-Arguments = TypeVar("Arguments")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Arguments = TypeVar("Arguments", bound="DataclassInstance")
 
 # Of the hundred arguments of `TrainingArguments`, those that `--help` shows; `--help_all` shows the others too.
 COMMON_TRAINING_ARGUMENTS = (
@@ -88,7 +91,7 @@ class ScriptParser(HfArgumentParser):
         defaults: dict[str, Any] | None = None,
     ) -> None:
         usage = f"{prog} [--config FILE] --argument value ..."
-        classes = [*sections.values(), training_class]
+        classes: list[Any] = [*sections.values(), training_class]
         super().__init__(classes, prog=prog, usage=usage, allow_abbrev=False, add_help=False)
         self._summary, self._sections, self._training_class = summary, sections, training_class
         self.set_defaults(**(defaults or {}))
@@ -180,7 +183,10 @@ class ScriptParser(HfArgumentParser):
 
 
 class _PrintHelp(argparse.Action):
-    def __call__(self, parser: ScriptParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        assert isinstance(parser, ScriptParser)  # the only one with this action
         print(parser.format_help(with_all=self.dest == "help_all"), end="")
         parser.exit()
 
@@ -204,7 +210,7 @@ def _describe_value(action: argparse.Action) -> str:
         return "|".join(str(plain_value(choice)) for choice in action.choices)
     if isinstance(action.default, bool):
         return "[true|false]"
-    kind = {int: "N", float: "X"}.get(action.type, "VALUE")
+    kind = "N" if action.type is int else "X" if action.type is float else "VALUE"
     return f"{kind} ..." if action.nargs == "+" else f"[{kind}]" if action.nargs == "?" else kind
 
 

@@ -12,16 +12,18 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 import yaml
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import get_last_checkpoint
 
+from .arguments import DFMTrainingArguments
 from .script_arguments import DataArguments
 from .script_data import check_sources
 from .script_parser import LAST_CHECKPOINT, NEWEST_IF_ANY, plain_value
@@ -43,10 +45,11 @@ PACKAGES = (
     "deepspeed",
 )
 MAX_OLD_SHARE = 0.1
+HANDLERS_OF_RUN: weakref.WeakSet[logging.Handler] = weakref.WeakSet()  # where the latest run of this process logs to
 REPORT_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
 
 
-def check_run(args: TrainingArguments, data_args: DataArguments) -> str | None:
+def check_run(args: DFMTrainingArguments, data_args: DataArguments) -> str | None:
     """
     Checks what concerns more than one group of arguments, before anything is read or written.
 
@@ -64,7 +67,7 @@ def check_run(args: TrainingArguments, data_args: DataArguments) -> str | None:
     has_validation = data_args.has_validation_source or data_args.validation_share
     if args.eval_strategy != "no" and not has_validation:
         raise ValueError("--eval_strategy needs a text to evaluate on: --validation_data or --validation_share")
-    for backend in args.report_to:
+    for backend in _report_backends(args):
         packages = REPORT_PACKAGES.get(backend, ())
         if packages and not any(importlib.util.find_spec(package) for package in packages):
             raise ValueError(f"--report_to {backend}: the package is not installed (pip install {packages[0]})")
@@ -72,7 +75,7 @@ def check_run(args: TrainingArguments, data_args: DataArguments) -> str | None:
     return _checkpoint_to_resume(args)
 
 
-def _check_ranges(args: TrainingArguments) -> None:
+def _check_ranges(args: DFMTrainingArguments) -> None:
     """What `TrainingArguments` lets pass, and `Trainer` would stumble over when the data is there."""
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
@@ -86,10 +89,15 @@ def _check_ranges(args: TrainingArguments) -> None:
     try:
         get_reporting_integration_callbacks(args.report_to)
     except ValueError as error:
-        raise ValueError(f"--report_to {' '.join(args.report_to)}: {error}") from error
+        raise ValueError(f"--report_to {' '.join(_report_backends(args))}: {error}") from error
 
 
-def _checkpoint_to_resume(args: TrainingArguments) -> str | None:
+def _report_backends(args: DFMTrainingArguments) -> list[str]:
+    assert isinstance(args.report_to, list)  # `TrainingArguments` makes one of whatever was given
+    return args.report_to
+
+
+def _checkpoint_to_resume(args: DFMTrainingArguments) -> str | None:
     last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
     wanted = args.resume_from_checkpoint
     if wanted is None and last is not None:
@@ -108,7 +116,7 @@ def _checkpoint_to_resume(args: TrainingArguments) -> str | None:
     return wanted
 
 
-def start_run(args: TrainingArguments, values: dict[str, Any], script: str) -> None:
+def start_run(args: DFMTrainingArguments, values: dict[str, Any], script: str) -> None:
     """
     Sets up logs and seeds, and writes down in the run folder what is about to be run.
 
@@ -145,11 +153,11 @@ def _log_to(file: Path, level: int) -> None:
     to_terminal.setFormatter(logging.Formatter("%(message)s"))
     ours, theirs = logging.getLogger("transformers_fsdfm"), logging.getLogger("transformers")
     for target, handlers in ((ours, (to_file, to_terminal)), (theirs, (to_file,))):
-        for handler in [handler for handler in target.handlers if hasattr(handler, "of_run")]:
+        for handler in [handler for handler in target.handlers if handler in HANDLERS_OF_RUN]:
             target.removeHandler(handler)  # of an earlier run in this process
             handler.close()
         for handler in handlers:
-            handler.of_run = True
+            HANDLERS_OF_RUN.add(handler)
             target.addHandler(handler)
     ours.setLevel(min(level, logging.INFO))
 

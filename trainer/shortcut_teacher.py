@@ -16,15 +16,19 @@ the logits of its candidates alone (see `flow_fsdfm`).
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from transformers_fsdfm.flow_fsdfm import candidate_hazard, jump_candidates
 
 from .losses import equal_chunks, evaluation_mode, positions_per_chunk
 from .module_calls import run_as_forward
+
+
+if TYPE_CHECKING:
+    from transformers_fsdfm import FSDFMForDiffusionLM
 
 
 class _Scheme(NamedTuple):
@@ -40,7 +44,7 @@ SHORTCUT_TEACHERS = {
 
 @torch.no_grad()
 def shortcut_target(
-    teacher: nn.Module,
+    teacher: "FSDFMForDiffusionLM",
     noisy_ids: Tensor,
     time: Tensor,
     step_size: Tensor,
@@ -83,7 +87,7 @@ def shortcut_target(
         )
     can_jump = torch.ones_like(noisy_ids, dtype=torch.bool) if editable_mask is None else editable_mask
     weights, half_steps = SHORTCUT_TEACHERS[method]
-    half, ids, average = step_size / 2, noisy_ids, 0
+    half, ids, average = step_size / 2, noisy_ids, torch.zeros(())
     with evaluation_mode(teacher):
         for call, (weight, num_halves) in enumerate(zip(weights, half_steps, strict=True)):
             now = time + num_halves * half
@@ -97,7 +101,7 @@ def shortcut_target(
 
 
 def _jump(
-    teacher: nn.Module,
+    teacher: "FSDFMForDiffusionLM",
     hidden_states: Tensor,
     current_ids: Tensor,
     time: Tensor,

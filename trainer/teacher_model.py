@@ -18,9 +18,10 @@ from .module_calls import run_with_weights
 
 
 Result = TypeVar("Result")
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def copy_as_teacher(student: PreTrainedModel) -> PreTrainedModel:
+def copy_as_teacher(student: Model) -> Model:
     """
     A frozen copy in eval mode and float32, to be made before an engine wraps or shards the student.
 
@@ -28,7 +29,7 @@ def copy_as_teacher(student: PreTrainedModel) -> PreTrainedModel:
     """
     with torch.device("meta"):
         teacher = type(student)(copy.deepcopy(student.config))
-    teacher.to(torch.float32).to_empty(device=student.device)
+    teacher.float().to_empty(device=student.device)
     with _whole_weights(student), torch.no_grad():
         for ours, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
             ours.copy_(theirs)
@@ -49,7 +50,7 @@ def _whole_weights(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def shard_teacher(teacher: PreTrainedModel, accelerator: Accelerator) -> PreTrainedModel:
+def shard_teacher(teacher: Model, accelerator: Accelerator) -> Model:
     """Puts the teacher where it works, in shards if the student is sharded; call it when the student is prepared."""
     teacher = teacher.to(accelerator.device)
     if accelerator.distributed_type == DistributedType.FSDP:
@@ -61,7 +62,7 @@ def shard_teacher(teacher: PreTrainedModel, accelerator: Accelerator) -> PreTrai
     return teacher
 
 
-def _shard_by_deepspeed(teacher: PreTrainedModel, accelerator: Accelerator) -> PreTrainedModel:
+def _shard_by_deepspeed(teacher: Model, accelerator: Accelerator) -> Model:
     """Only ZeRO-3 shards weights; below it each process has a whole teacher, as it has a whole student."""
     config = copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
     if config.get("zero_optimization", {}).get("stage") != 3:

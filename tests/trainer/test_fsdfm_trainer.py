@@ -13,7 +13,7 @@ from transformers_fsdfm.trainer.arguments import DFMTrainingArguments, FSDFMTrai
 from transformers_fsdfm.trainer.dfm_trainer import DFMTrainer
 from transformers_fsdfm.trainer.fsdfm_trainer import FSDFMTrainer
 from transformers_fsdfm.trainer.losses import distillation_loss, path_loss
-from transformers_fsdfm.trainer.sample_logging import SAMPLES_FILE, sample_metrics
+from transformers_fsdfm.trainer.sample_logging import SAMPLES_FILE, draw_samples, sample_metrics
 from transformers_fsdfm.trainer.shortcut_teacher import SHORTCUT_TEACHERS
 
 from ..conftest import generator, tiny_model
@@ -457,6 +457,13 @@ def test_samples_of_the_averaged_model_are_logged_while_it_trains(tmp_path, toke
     assert [sample["prompt"] for sample in prompted[:6]] == ["w5 w6"] * 3 + ["w7"] * 3
     assert {len(sample["token_ids"]) for sample in prompted} == {10, 11}
     assert {sample["num_steps"] for sample in prompted} == {2}
+
+
+def test_samples_are_tokens_even_if_the_checkpoint_asks_for_whole_outputs(tmp_path):
+    trainer = make_trainer(tmp_path, num_samples=2)
+    trainer.model.generation_config.return_dict_in_generate = True
+    samples = draw_samples(trainer.model, None, trainer.args, num_steps=2)
+    assert [len(sample["token_ids"]) for sample in samples] == [trainer.model.config.max_position_embeddings] * 2
 
 
 def test_metrics_of_samples():
