@@ -39,7 +39,7 @@ def run(text, tmp_path_factory) -> Path:
 
 
 def test_published_folders_load_and_generate(run):
-    for name, is_fsdfm, num_steps in (("publish-dfm", False, 16), ("publish-fsdfm", True, 8)):
+    for name, is_fsdfm, num_steps in (("dfm-tinystories", False, 16), ("fsdfm-tinystories", True, 8)):
         model = AutoModel.from_pretrained(run / name, trust_remote_code=True)
         tokenizer = AutoTokenizer.from_pretrained(run / name)
         assert model.dtype == torch.bfloat16
@@ -57,20 +57,20 @@ def test_a_stage_generates_the_length_and_in_the_steps_that_it_was_trained_for(r
 
 def test_weights_are_those_that_were_trained(run):
     trained = AutoModel.from_pretrained(run / "fsdfm", trust_remote_code=True)
-    shipped = AutoModel.from_pretrained(run / "publish-fsdfm", trust_remote_code=True)
+    shipped = AutoModel.from_pretrained(run / "fsdfm-tinystories", trust_remote_code=True)
     for (name, weight), (_, half) in zip(trained.named_parameters(), shipped.named_parameters(), strict=True):
         assert torch.equal(weight.bfloat16(), half), name
 
 
 def test_checksums_are_those_of_the_files(run):
-    lines = (run / "publish-fsdfm" / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    lines = (run / "fsdfm-tinystories" / CHECKSUMS).read_text(encoding="utf-8").splitlines()
     listed = dict(reversed(line.split("  ")) for line in lines)
     assert set(listed) == {"model.safetensors", "tokenizer.json"}
-    assert all(checksum(run / "publish-fsdfm" / name) == value for name, value in listed.items())
+    assert all(checksum(run / "fsdfm-tinystories" / name) == value for name, value in listed.items())
 
 
 def test_model_card_tells_the_stages_and_their_bounds(run):
-    text = (run / "publish-fsdfm" / "README.md").read_text(encoding="utf-8")
+    text = (run / "fsdfm-tinystories" / "README.md").read_text(encoding="utf-8")
     rows = {cells[1]: cells for line in text.splitlines() if (cells := [cell.strip() for cell in line.split("|")])[1:]}
     for stage, block_size in (("dfm-short", 16), ("dfm", 32), ("fsdfm", 32)):
         evaluation = json.loads((run / stage / "eval_results.json").read_text(encoding="utf-8"))
@@ -92,9 +92,20 @@ def test_hours_are_those_between_each_start_and_its_last_line():
 def test_scorer_reads_the_same_tokens(run):
     scorer = AutoModelForCausalLM.from_pretrained(run / "scorer")
     tokenizer = AutoTokenizer.from_pretrained(run / "scorer")
-    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(run / "publish-fsdfm").get_vocab()
+    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(run / "fsdfm-tinystories").get_vocab()
     ids = tokenizer("Once upon a time", return_tensors="pt")["input_ids"]
     assert torch.isfinite(scorer(ids, labels=ids).loss)
+
+
+def test_published_scorer_is_the_trained_one_with_its_card(run):
+    trained, shipped = (AutoModelForCausalLM.from_pretrained(run / name) for name in ("scorer", "gpt2-tinystories"))
+    ids = torch.arange(16)[None]
+    assert shipped.dtype == torch.bfloat16
+    assert torch.allclose(trained(ids).logits, shipped.float()(ids).logits, atol=0.05)
+    vocabulary = AutoTokenizer.from_pretrained(run / "gpt2-tinystories").get_vocab()
+    assert vocabulary == AutoTokenizer.from_pretrained(run / "fsdfm-tinystories").get_vocab()
+    loss = json.loads((run / "scorer" / "eval_results.json").read_text(encoding="utf-8"))["eval_loss"]
+    assert f"| {loss:.3f} |" in (run / "gpt2-tinystories" / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_is_done_is_not_done_again(run, text):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from transformers import PreTrainedModel
 
 from transformers_fsdfm import FSDFMForDiffusionLM
 
@@ -98,9 +99,23 @@ def write_card(folder: Path, model: FSDFMForDiffusionLM, records: Sequence[Stage
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
+def write_scorer_card(folder: Path, model: PreTrainedModel, trained: Path) -> None:
+    """The same for the scorer, trained in the run folder `trained`."""
+    evaluation = json.loads((trained / "eval_results.json").read_text(encoding="utf-8"))
+    card = SCORER_CARD.format(
+        name=folder.name,
+        size=f"{model.num_parameters() / 1e6:.1f}M",
+        config=model.config,
+        nats=evaluation["eval_loss"],
+        command=COMMAND,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
 def _unusual_settings(model: FSDFMForDiffusionLM) -> list[str]:
     """The sampling settings of the generation config that differ from what `generate` does without one."""
-    plain = {"solver": "cumulative_scalar", "temperature": 1.0, "final_temperature": None, "top_k": None, "top_p": None}
+    plain = {"solver": "cumulative_scalar", "time_shift": 1.0, "temperature": 1.0}
+    plain |= dict.fromkeys(("final_temperature", "top_k", "top_p"))
     own = {name: getattr(model.generation_config, name) for name in plain}
     return [f"`{name}={value!r}`" for name, value in own.items() if value != plain[name]]
 
@@ -171,5 +186,31 @@ The bounds are upper bounds on the negative log-likelihood of validation text. H
 are like beside real text: MODEL_CARD.md of transformers-fsdfm.
 """
 
+SCORER_CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+license: apache-2.0
+language: en
+datasets:
+- roneneldan/TinyStories
+---
 
-__all__ = ["StageRecord", "read_record", "write_card"]
+# {name}
+
+An autoregressive model of the GPT-2 architecture, {size} parameters, trained on the text and with the tokenizer of
+`dfm-tinystories` and `fsdfm-tinystories` in order to score what they write. It is of no other use.
+
+| parameters | layers | width | heads | vocabulary | context | nats per token of validation text |
+|---|---|---|---|---|---|---|
+| {size} | {config.n_layer} | {config.n_embd} | {config.n_head} | {config.vocab_size:,} | {config.n_positions} \
+| {nats:.3f} |
+
+```bash
+{command}
+```
+
+Text: [TinyStories](https://huggingface.co/datasets/roneneldan/TinyStories) (Eldan & Li 2023, CDLA-Sharing-1.0).
+"""
+
+
+__all__ = ["StageRecord", "read_record", "write_card", "write_scorer_card"]

@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from transformers_fsdfm import FSDFMForDiffusionLM, FSDFMGenerationConfig
 
-from .card import read_record, write_card
+from .card import read_record, write_card, write_scorer_card
 
 
 CHECKSUMS = "SHA256SUMS"
 
 
-def publish(stages: Sequence[Path], folder: Path, *, generation: dict[str, Any], dtype: str = "bfloat16") -> None:
+def publish_flow(stages: Sequence[Path], folder: Path, generation: dict[str, Any], dtype: str = "bfloat16") -> None:
     """
-    Writes a complete model folder with its model card, and the checksums of its weights and tokenizer.
+    Writes a complete folder of a DFM or FS-DFM with its model card, and the checksums of its weights and tokenizer.
 
     Args:
-        stages (`Sequence[Path]`): the run folders that lead to the model, first to last; the last one has a trained DFM
-            or FS-DFM, with tokenizer.
+        stages (`Sequence[Path]`): the run folders that lead to the model, first to last; the last one has the trained
+            model, with tokenizer.
         folder (`Path`): the folder to write.
         generation (`dict[str, Any]`): fields of [`FSDFMGenerationConfig`], such as `num_steps`.
         dtype (`str`, *optional*, defaults to `"bfloat16"`): of the weights.
@@ -37,6 +37,19 @@ def publish(stages: Sequence[Path], folder: Path, *, generation: dict[str, Any],
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
     write_card(folder, model, [read_record(stage) for stage in stages])
+    _write_checksums(folder)
+
+
+def publish_scorer(trained: Path, folder: Path, dtype: str = "bfloat16") -> None:
+    """The same for the autoregressive model that scores samples; `trained` is its run folder."""
+    model = AutoModelForCausalLM.from_pretrained(trained, dtype=getattr(torch, dtype))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
+    write_scorer_card(folder, model, trained)
+    _write_checksums(folder)
+
+
+def _write_checksums(folder: Path) -> None:
     lines = [f"{checksum(folder / name)}  {name}\n" for name in ("model.safetensors", "tokenizer.json")]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
@@ -46,4 +59,4 @@ def checksum(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-__all__ = ["CHECKSUMS", "checksum", "publish"]
+__all__ = ["CHECKSUMS", "checksum", "publish_flow", "publish_scorer"]

@@ -14,10 +14,6 @@ from ...packing import pack_documents
 from ...script_models import load_tokenizer
 
 
-# A few passes over the text do not overfit, and on CPUs attention with dropout takes the slow path.
-NO_DROPOUT = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
-
-
 def train_scorer(
     output_dir: Path,
     tokenizer: str,

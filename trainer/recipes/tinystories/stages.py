@@ -16,7 +16,8 @@ def read_settings(path: Path) -> dict[str, dict[str, Any]]:
     The settings of a recipe: name of a stage -> its settings.
 
     `kind` says what the stage does and `start_from` names the stage whose model (for `scorer`: whose tokenizer) it
-    starts from; the rest are arguments of `pretrain`, `distill`, [`train_scorer`] or [`publish`]. The settings under
+    starts from; the rest are arguments of `pretrain`, `distill`, [`train_scorer`], or of
+    [`publish_flow`] and [`publish_scorer`]. The settings under
     `common` belong to every `pretrain` and `distill`.
 
     Raises:
@@ -50,7 +51,7 @@ def run_recipe(
         train_data, validation_data (`list[str]`): as of `fsdfm pretrain`.
         output_dir (`Path`): gets a folder for each stage.
     """
-    from .publish import publish
+    from .publish import publish_flow, publish_scorer
     from .scorer import train_scorer
 
     for name, stage in settings.items():
@@ -62,8 +63,10 @@ def run_recipe(
         kind, start = stage.pop("kind"), stage.pop("start_from", None)
         if kind == "scorer":
             train_scorer(folder, str(output_dir / str(start)), train_data, validation_data, **stage)
+        elif kind == "publish" and settings[str(start)]["kind"] == "scorer":
+            publish_scorer(output_dir / str(start), folder, **stage)
         elif kind == "publish":
-            publish([output_dir / one for one in _lineage(settings, str(start))], folder, **stage)
+            publish_flow([output_dir / one for one in _lineage(settings, str(start))], folder, **stage)
         else:
             data = {"train_data": train_data, "validation_data": validation_data}
             _run_script(kind, folder, None if start is None else output_dir / start, {**data, **stage})
