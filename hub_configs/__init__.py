@@ -1,12 +1,16 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
-"""The configurations that come with the package, one folder each, as they would stand on the Hub."""
+"""The configurations and checkpoints that come with the package, one folder each, as they would stand on the Hub."""
 
+import json
 from pathlib import Path
+
+
+MODEL_TYPE = "fsdfm"
 
 
 def available_configs() -> dict[str, Path]:
     """
-    The configurations that come with the package: name -> folder.
+    The configurations of DFM and FS-DFM that come with the package, some with trained weights: name -> folder.
 
     Example:
 
@@ -16,4 +20,17 @@ def available_configs() -> dict[str, Path]:
     >>> config = FSDFMConfig.from_pretrained(available_configs()["fsdfm-170m"])
     ```
     """
-    return {folder.parent.name: folder.parent for folder in sorted(Path(__file__).parent.glob("*/config.json"))}
+    return {name: folder for name, (model_type, folder) in _folders().items() if model_type == MODEL_TYPE}
+
+
+def available_scorers() -> dict[str, Path]:
+    """The autoregressive models that come with the package, only to score what others write: name -> folder."""
+    return {name: folder for name, (model_type, folder) in _folders().items() if model_type != MODEL_TYPE}
+
+
+def _folders() -> dict[str, tuple[str, Path]]:
+    """Name -> type of the model, folder."""
+    files = sorted(Path(__file__).parent.glob("*/config.json"))
+    return {
+        file.parent.name: (json.loads(file.read_text(encoding="utf-8"))["model_type"], file.parent) for file in files
+    }

@@ -7,7 +7,14 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from transformers_fsdfm import FSDFMConfig, FSDFMForDiffusionLM, FSDFMGenerationConfig, available_configs
+from transformers_fsdfm import (
+    FSDFMConfig,
+    FSDFMForDiffusionLM,
+    FSDFMGenerationConfig,
+    available_configs,
+    available_scorers,
+    hub_configs,
+)
 
 
 # name -> layers, width, heads, conditioning, millions of parameters
@@ -17,6 +24,15 @@ PUBLISHED = {
     "fsdfm-1.3b": (21, 2048, 32, 256, 1334),
     "fsdfm-1.7b": (28, 2048, 32, 256, 1709),
 }
+
+
+def test_scorers_are_no_configurations_of_flows(tmp_path, monkeypatch):
+    for name, model_type in (("flow", "fsdfm"), ("judge", "gpt2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+    monkeypatch.setattr(hub_configs, "__file__", str(tmp_path / "__init__.py"))
+    assert available_configs() == {"flow": tmp_path / "flow"}
+    assert available_scorers() == {"judge": tmp_path / "judge"}
 
 
 def test_published_sizes_are_available():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers and editors, wh
     from .generation_fsdfm import FSDFMGenerationMixin as FSDFMGenerationMixin
     from .generation_fsdfm import FSDFMGenerationOutput as FSDFMGenerationOutput
     from .hub_configs import available_configs as available_configs
+    from .hub_configs import available_scorers as available_scorers
     from .infilling import blanks_to_ids as blanks_to_ids
     from .infilling import fill_blanks as fill_blanks
     from .modeling_fsdfm import FSDFMForDiffusionLM as FSDFMForDiffusionLM
@@ -38,6 +39,7 @@ _HOME_OF = {
     "convert_published_checkpoint": "conversion",
     "export_published_checkpoint": "conversion",
     "available_configs": "hub_configs",
+    "available_scorers": "hub_configs",
     "blanks_to_ids": "infilling",
     "fill_blanks": "infilling",
     "Timeline": "timeline",

@@ -128,6 +128,15 @@ def test_a_path_is_loaded(tmp_path):
     assert Scorer.load(scorer) is scorer
 
 
+def test_a_scorer_of_the_package_is_found_by_its_name(tmp_path, monkeypatch):
+    tiny_gpt2(257, 64).save_pretrained(tmp_path)
+    byte_tokenizer(bos_token="<s>").save_pretrained(tmp_path)
+    monkeypatch.setattr(scorer_module, "available_scorers", lambda: {"gpt2-tinystories": tmp_path})
+    scorer = Scorer.load("gpt2-tinystories")
+    assert scorer.name == "gpt2-tinystories"
+    assert scorer.model.config.vocab_size == 257
+
+
 def test_what_is_no_causal_language_model_is_refused(tmp_path):
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     torch.manual_seed(0)

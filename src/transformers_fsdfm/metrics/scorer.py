@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..hub_configs import available_scorers
+
 
 # The float32 logits of one chunk of positions fill about this much memory; their loss needs as much again.
 LOGITS_CHUNK_BYTES = 2**27
@@ -67,7 +69,8 @@ class Scorer:
         """
         Args:
             scorer (`str`, `os.PathLike`, pair of model and tokenizer, or [`Scorer`]):
-                A name or path is loaded; of the others, the model is taken as it is.
+                A path, a Hub id, or the name of a scorer of this package is loaded; of the others, the model is taken
+                as it is.
             device (*optional*): where to put a model that is loaded; an accelerator if there is one.
             dtype (*optional*): of the weights that are loaded; the one they were saved in if not given.
 
@@ -85,14 +88,16 @@ class Scorer:
                 )
             return cls(*scorer)
         name = os.fspath(scorer)
+        source = name if os.path.isdir(name) else available_scorers().get(name, name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto")
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto")
         except (OSError, ValueError) as error:
             raise ValueError(f"`scorer` {name!r} cannot be loaded as a causal language model: {error}") from error
         if device is None and torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
-        return cls(model.to(device or "cpu"), tokenizer, name)
+        # The decorator that transformers puts around `to` loses its `self` for type checkers.
+        return cls(model.to(device or "cpu"), tokenizer, name)  # type: ignore[arg-type]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -158,7 +163,7 @@ class Scorer:
         )
         target = torch.tensor([token for ids in targets for token in ids])
         row, position, target = (values.to(self.model.device) for values in (row, position, target))
-        if self._has_plain_head:
+        if self._has_plain_head and self._backbone is not None:
             states, head = (
                 self._backbone(**batch, use_cache=False).last_hidden_state,
                 self.model.get_output_embeddings(),
