@@ -189,10 +189,12 @@ class SystemAdapter(ABC):
 
     def _decode(self, prompt_ids: list[int], new_ids: list[int]) -> str:
         """The new part of the whole text: decoded alone, many tokenizers would lose a space in front of it."""
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        prompt = self.tokenizer.decode(prompt_ids, **options)
-        whole = self.tokenizer.decode([*prompt_ids, *new_ids], **options)
-        return whole[len(prompt) :] if whole.startswith(prompt) else self.tokenizer.decode(new_ids, **options)
+
+        def decode(ids: list[int]) -> str:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+        prompt, whole = decode(prompt_ids), decode([*prompt_ids, *new_ids])
+        return whole[len(prompt) :] if whole.startswith(prompt) else decode(new_ids)
 
 
 class FSDFMAdapter(SystemAdapter):
@@ -398,7 +400,7 @@ class DreamAdapter(SystemAdapter):
 
 
 # By `model_type` of the config; everything else is taken for an autoregressive model.
-ADAPTERS = {
+ADAPTERS: dict[str, type[SystemAdapter]] = {
     "fsdfm": FSDFMAdapter,
     "diffusion_gemma": DiffusionGemmaAdapter,
     "llada": LLaDAAdapter,

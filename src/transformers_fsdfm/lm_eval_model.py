@@ -90,7 +90,9 @@ class FSDFMHarnessModel(LM):
         if tokenizer is None:
             raise ValueError("`tokenizer` is needed where `pretrained` is a model and no folder")
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        self.model = pretrained.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        # The decorator that transformers puts around `to` loses its `self` for type checkers.
+        self.model = pretrained.to(place).eval()  # type: ignore[arg-type]
         self.num_samples, self.seed, self.batch_size = num_samples, seed, int(batch_size)
         self.num_steps, self.greedy_steps, self.max_gen_toks = num_steps, greedy_steps, max_gen_toks
         self.step_size = step_size
@@ -225,9 +227,12 @@ class FSDFMHarnessModel(LM):
         """The text of the new tokens up to the first EOS, with the space in front of it if there is one."""
         eos = self.tokenizer.eos_token_id
         new_ids = new_ids[: new_ids.index(eos)] if eos in new_ids else new_ids
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        before, whole = self.tokenizer.decode(prompt, **options), self.tokenizer.decode(prompt + new_ids, **options)
-        return whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(new_ids, **options)
+
+        def decode(ids: list[int]) -> str:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+        before, whole = decode(prompt), decode(prompt + new_ids)
+        return whole[len(before) :] if whole.startswith(before) else decode(new_ids)
 
     def _batches(self, keys: list[str]) -> Iterator[list[int]]:
         """The numbers of requests with equal settings, at most `batch_size` at a time."""
@@ -271,12 +276,13 @@ class FSDFMHarnessModel(LM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as one text."""
-        return self.tokenizer.apply_chat_template(
+        text = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+        return str(text)  # tokens are made with `tokenize=True` alone
 
 
 class _GenerationSettings:

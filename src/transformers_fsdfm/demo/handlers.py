@@ -72,7 +72,7 @@ class Handlers:
                 if isinstance(news, Draft):
                     lane.progress = f"at step {news.step:,}"
                 else:
-                    lane.progress = f"done, {_count(news.output.num_function_evaluations, 'network call')}"
+                    lane.progress = f"done, {_count(news.output.num_function_evaluations or 0, 'network call')}"
                     timelines.append(_timeline(run, news))
                 yield status, race_table(lanes), ""
         status = status_line(f"All {len(runs)} have finished", is_final=True)
@@ -114,7 +114,7 @@ def _summary(run: Run, sample: Sample) -> str:
     speed = run.num_written / max(sample.seconds, 1e-9)
     return (
         f"{_count(run.num_written, 'token')} in {_count(run.settings.num_steps, 'step')} and {sample.seconds:.2f} s · "
-        f"{speed:,.0f} tokens/s · {_count(sample.output.num_function_evaluations, 'network call')}"
+        f"{speed:,.0f} tokens/s · {_count(sample.output.num_function_evaluations or 0, 'network call')}"
     )
 
 

@@ -2,7 +2,7 @@
 """`generate` in a thread of its own: its drafts can be watched, and it stops when nobody watches any more."""
 
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event
@@ -68,7 +68,7 @@ class Sampler:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampling")
         self._closed = Event()
 
-    def run(self, model: FSDFMGenerationMixin, seed: int, **arguments: Any) -> Iterator[Draft | Sample]:
+    def run(self, model: FSDFMGenerationMixin, seed: int, **arguments: Any) -> Generator[Draft | Sample, None, None]:
         """
         Yields the newest [`Draft`] every `interval` seconds, and at last the [`Sample`].
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """What the metrics take: texts, and sequences of tokens. Bad ones are refused here, once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +83,7 @@ def token_set(sequences: Iterable[Any], argument: str = "predictions", words: di
     return TokenSet(ids, np.repeat(np.arange(len(lengths)), lengths), lengths)
 
 
-def check_lengths(argument: str, values: Sequence[Any], other: str, others: Sequence[Any]) -> None:
+def check_lengths(argument: str, values: Sized, other: str, others: Sized) -> None:
     """Refuses lists that do not belong together."""
     if len(values) != len(others):
         raise ValueError(f"`{argument}` has {len(values)} entries, but `{other}` has {len(others)}")

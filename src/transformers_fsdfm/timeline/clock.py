@@ -69,7 +69,7 @@ class AutoregressiveRun:
         return [self.seconds_per_token] * (len(self.ids) - self.prompt_length)
 
     @classmethod
-    def measure(cls, model: Any, input_ids: torch.LongTensor, **kwargs: Any) -> "AutoregressiveRun":
+    def measure(cls, model: Any, input_ids: torch.Tensor, **kwargs: Any) -> "AutoregressiveRun":
         """
         Generates with a causal model of transformers and measures every token.
 

@@ -66,7 +66,7 @@ class Timeline:
         row: int = 0,
         seconds: float | Sequence[float] | None = None,
         title: str | None = None,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
     ) -> "Timeline":
         """
         The timeline of a `generate` output.

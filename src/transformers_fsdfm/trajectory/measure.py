@@ -7,11 +7,11 @@ import os
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..evaluation.files import written_whole
@@ -26,6 +26,9 @@ from .process import (
     step_hazards,
 )
 
+
+if TYPE_CHECKING:
+    from ..modeling_fsdfm import FSDFMForDiffusionLM
 
 # Differences over time are recorded at no more than so many moments of a run.
 MAX_MOMENTS = 64
@@ -145,7 +148,11 @@ class _Comparison:
 
 
 def measure_cell(
-    model: nn.Module, reference: nn.Module, clean_ids: Tensor, cell: Cell, settings: TrajectorySettings
+    model: "FSDFMForDiffusionLM",
+    reference: "FSDFMForDiffusionLM",
+    clean_ids: Tensor,
+    cell: Cell,
+    settings: TrajectorySettings,
 ) -> dict[str, np.ndarray]:
     """
     All numbers of one x_t.
@@ -181,7 +188,7 @@ def measure_cell(
     return result | {name: torch.stack(values).numpy() for name, values in rows.items()}
 
 
-def _device(model: nn.Module) -> torch.device:
+def _device(model: "FSDFMForDiffusionLM") -> torch.device:
     return next(model.parameters()).device
 
 
@@ -195,7 +202,11 @@ def _draw_noisy_ids(clean_ids: Tensor, cell: Cell, settings: TrajectorySettings,
 
 
 def _run_all(
-    model: nn.Module, reference: nn.Module, noisy_ids: Tensor, cell: Cell, settings: TrajectorySettings
+    model: "FSDFMForDiffusionLM",
+    reference: "FSDFMForDiffusionLM",
+    noisy_ids: Tensor,
+    cell: Cell,
+    settings: TrajectorySettings,
 ) -> tuple[dict[int, _Comparison], Tensor]:
     """
     Runs both processes `num_rollouts` times, all numbers of steps with the same clocks.
@@ -230,7 +241,9 @@ def _run_all(
 
 
 @torch.no_grad()
-def _one_step_law(model: nn.Module, noisy_ids: Tensor, times: Tensor, samples: Tensor, solver: str) -> Tensor:
+def _one_step_law(
+    model: "FSDFMForDiffusionLM", noisy_ids: Tensor, times: Tensor, samples: Tensor, solver: str
+) -> Tensor:
     """log of the law of x_{t+h} after one step of the model, at the samples, `(length, runs)`."""
     hazard = step_hazards(solver, model.config.flow_schedule, times[:2])[0]
     hidden_states = final_hidden_states(model, noisy_ids, float(times[0]), float(times[1] - times[0]))[0]
@@ -246,11 +259,11 @@ def _one_step_law(model: nn.Module, noisy_ids: Tensor, times: Tensor, samples: T
 
 
 def measure_error_growth(
-    model: nn.Module,
+    model: "FSDFMForDiffusionLM",
     texts: dict[int, Tensor],
     out: str | os.PathLike,
     settings: TrajectorySettings | None = None,
-    reference: nn.Module | None = None,
+    reference: "FSDFMForDiffusionLM | None" = None,
     progress_bar: bool = True,
 ) -> dict[Cell, dict[str, np.ndarray]]:
     """
@@ -298,7 +311,7 @@ def measure_error_growth(
     return results
 
 
-def _check_models(model: nn.Module, reference: nn.Module, texts: dict[int, Tensor]) -> None:
+def _check_models(model: "FSDFMForDiffusionLM", reference: "FSDFMForDiffusionLM", texts: dict[int, Tensor]) -> None:
     for name in ("vocab_size", "source_distribution"):
         own, other = getattr(model.config, name), getattr(reference.config, name)
         if own != other:
@@ -319,7 +332,9 @@ def _check_models(model: nn.Module, reference: nn.Module, texts: dict[int, Tenso
             )
 
 
-def _identity(model: nn.Module, reference: nn.Module, settings: TrajectorySettings) -> dict[str, Any]:
+def _identity(
+    model: "FSDFMForDiffusionLM", reference: "FSDFMForDiffusionLM", settings: TrajectorySettings
+) -> dict[str, Any]:
     """What all cells of a folder have in common. Other start times, lengths and texts are further cells."""
     identity = asdict(settings)
     for name in ("start_times", "batch_size"):
@@ -328,7 +343,7 @@ def _identity(model: nn.Module, reference: nn.Module, settings: TrajectorySettin
     return identity | {"model": _digest(model), "reference": _digest(reference)}
 
 
-def _digest(model: nn.Module) -> str:
+def _digest(model: "FSDFMForDiffusionLM") -> str:
     config = model.config
     flow = (config.flow_schedule, config.source_distribution, config.step_size_conditioning)
     digest = hashlib.blake2b(repr(flow).encode(), digest_size=16)
@@ -353,4 +368,4 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
 
 def _save(file: Path, arrays: dict[str, np.ndarray]) -> None:
     with written_whole(file) as part, open(part, "wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # any of the names could be the parameter `allow_pickle`

@@ -15,13 +15,16 @@ changes.
 """
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..flow_fsdfm import CandidatePlan, Schedule, candidate_hazard, jump_candidates
 
+
+if TYPE_CHECKING:
+    from ..modeling_fsdfm import FSDFMForDiffusionLM
 
 # The head runs on so many candidates at a time that their float32 logits fill about this much memory.
 LOGITS_CHUNK_BYTES = 2**24
@@ -70,7 +73,8 @@ def _draw_row(length: int, horizon: float, generator: torch.Generator, offset: i
         rings.append((position, hazard, uniform))
         goes_on = hazard < horizon
         position, hazard = position[goes_on], hazard[goes_on]
-    return tuple(torch.cat(column) for column in zip(*rings, strict=True))
+    position, hazard, uniform = (torch.cat(column) for column in zip(*rings, strict=True))
+    return position, hazard, uniform
 
 
 def step_hazards(solver: str, schedule: Schedule, times: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ def plan_from_clocks(clocks: Clocks, hazards: Tensor) -> CandidatePlan:
 
 @torch.no_grad()
 def run_process(
-    model: nn.Module, ids: Tensor, times: Tensor, clocks: Clocks, solver: str, record: Collection[int]
+    model: "FSDFMForDiffusionLM", ids: Tensor, times: Tensor, clocks: Clocks, solver: str, record: Collection[int]
 ) -> dict[int, Tensor]:
     """
     Takes x_t through the times to t = 1.
@@ -136,7 +140,13 @@ def run_process(
 
 
 def _take_step(
-    model: nn.Module, ids: Tensor, times: Tensor, hazard: Tensor, position: Tensor, uniform: Tensor, solver: str
+    model: "FSDFMForDiffusionLM",
+    ids: Tensor,
+    times: Tensor,
+    hazard: Tensor,
+    position: Tensor,
+    uniform: Tensor,
+    solver: str,
 ) -> None:
     """Moves the candidates of one step in place."""
     if model.config.source_distribution == "mask":  # what has been unmasked stays
@@ -147,11 +157,11 @@ def _take_step(
     hidden_states = final_hidden_states(model, ids, float(times[0]), float(times[1] - times[0])).flatten(0, 1)
     current_ids = ids.flatten()[position]
     size = positions_per_chunk(model.config.vocab_size)
-    next_ids = [
+    chunks = [
         _jump_in_race(solver, model.lm_head(hidden_states[at]), current, hazard.to(ids.device), draw)
         for at, current, draw in zip(position.split(size), current_ids.split(size), uniform.split(size), strict=True)
     ]
-    next_ids = torch.cat(next_ids)
+    next_ids = torch.cat(chunks)
     if (next_ids < 0).any():
         raise RuntimeError(f"The model's logits were not numbers (NaN or infinite) at t = {float(times[0]):g}")
     ids.view(-1)[position] = next_ids
@@ -185,14 +195,11 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ ((bits >> 31) & (2**33 - 1))
 
 
-def final_hidden_states(model: nn.Module, ids: Tensor, time: float, step_size: float) -> Tensor:
+def final_hidden_states(model: "FSDFMForDiffusionLM", ids: Tensor, time: float, step_size: float) -> Tensor:
     """What the head takes, `(rows, length, hidden_size)`, at one t and h for all rows."""
-    at = {"dtype": torch.float32, "device": ids.device}
-    return model.model(
-        input_ids=ids,
-        time=torch.tensor([time], **at),
-        step_size=torch.tensor([step_size], **at) if model.config.step_size_conditioning else None,
-    ).last_hidden_state
+    t, h = (torch.tensor([value], dtype=torch.float32, device=ids.device) for value in (time, step_size))
+    takes_step_size = model.config.step_size_conditioning
+    return model.model(input_ids=ids, time=t, step_size=h if takes_step_size else None).last_hidden_state
 
 
 def positions_per_chunk(vocab_size: int) -> int:

@@ -106,19 +106,19 @@ def summarize(nll: Sequence[float], tokens: Sequence[int], num_bytes: Sequence[i
     Args:
         nll: nats of each text; tokens: how many they are of; num_bytes: how many these spell.
     """
-    nll, tokens, num_bytes = np.array(nll, np.float64), np.array(tokens), np.array(num_bytes)
-    scored = tokens > 0
-    nats_per_token = nll.sum() / tokens.sum()
+    nats, counts, sizes = np.array(nll, np.float64), np.array(tokens), np.array(num_bytes)
+    scored = counts > 0
+    nats_per_token = nats.sum() / counts.sum()
     with np.errstate(over="ignore"):  # a perplexity beyond 1e308 is infinite
-        own_perplexity = np.exp(nll[scored] / tokens[scored])
+        own_perplexity = np.exp(nats[scored] / counts[scored])
         perplexity = np.exp(nats_per_token)
     return {
         "perplexity": float(perplexity),
         "mean_sequence_perplexity": float(own_perplexity.mean()),
         "nats_per_token": float(nats_per_token),
-        "bits_per_byte": float(nll.sum() / math.log(2) / num_bytes[scored].sum()),
-        "tokens": float(tokens.sum()),
-        "per_sequence": {"nll": nll.tolist(), "tokens": tokens.tolist(), "bytes": num_bytes.tolist()},
+        "bits_per_byte": float(nats.sum() / math.log(2) / sizes[scored].sum()),
+        "tokens": float(counts.sum()),
+        "per_sequence": {"nll": nats.tolist(), "tokens": counts.tolist(), "bytes": sizes.tolist()},
     }
 
 
@@ -179,6 +179,8 @@ def _score(
 
 def _curve(nll: list[np.ndarray]) -> dict[str, list]:
     longest = max(len(values) for values in nll)
-    count = sum(np.arange(longest) < len(values) for values in nll)
-    total = sum(np.pad(values, (0, longest - len(values))) for values in nll)
+    count, total = np.zeros(longest, np.int64), np.zeros(longest)
+    for values in nll:
+        count[: len(values)] += 1
+        total[: len(values)] += values
     return {"nll": (total / count).tolist(), "count": count.tolist()}

@@ -2,17 +2,21 @@
 """How many of the tokens that were taken out come back."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..inputs import TokenSet, check_lengths, token_set
 
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
 def infilling_accuracy(
     predictions: Iterable[Any],
     references: Iterable[Any],
-    editable_mask: Iterable[Sequence[bool]],
+    editable_mask: Iterable["Sequence[bool] | np.ndarray | Tensor"],
     initial_ids: Iterable[Any] | None = None,
 ) -> dict[str, Any]:
     """
@@ -78,16 +82,16 @@ def infilling_accuracy(
     }
 
 
-def _flags(masks: Iterable[Sequence[bool]], tokens: TokenSet) -> np.ndarray:
+def _flags(masks: Iterable["Sequence[bool] | np.ndarray | Tensor"], tokens: TokenSet) -> np.ndarray:
     """The masks of all sequences, one after the other."""
-    masks = [np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask) for mask in masks]
-    check_lengths("editable_mask", masks, "predictions", tokens.lengths)
-    for index, (mask, length) in enumerate(zip(masks, tokens.lengths, strict=True)):
+    flags = [np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask) for mask in masks]
+    check_lengths("editable_mask", flags, "predictions", tokens.lengths)
+    for index, (mask, length) in enumerate(zip(flags, tokens.lengths, strict=True)):
         if mask.shape != (length,) or not np.isin(mask, (0, 1)).all():
             raise ValueError(
                 f"`editable_mask[{index}]` must have {length} booleans, one for each token of the prediction"
             )
-    return np.concatenate(masks).astype(bool)
+    return np.concatenate(flags).astype(bool)
 
 
 def _check_same_shape(argument: str, others: TokenSet, tokens: TokenSet) -> None:

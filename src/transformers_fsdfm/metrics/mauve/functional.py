@@ -79,7 +79,7 @@ def mauve(
     """
     require("mauve")
     scorer = Scorer.load(scorer, device, dtype)
-    options = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
+    options: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
     predictions = check_texts(predictions)
     reference = reference_features(references, scorer, seed=seed, **options)
     features = text_features(predictions, scorer, **options)
@@ -147,8 +147,12 @@ def reference_features(
     middle = len(references) // 2
     first_half, second_half = ([references[index] for index in half] for half in (order[:middle], order[middle:]))
     shuffled = list(shuffle_words(second_half, random))
-    features = [text_features(texts, scorer, **options) for texts in (first_half, second_half, shuffled)]
-    return ReferenceFeatures(*features, seed)
+    return ReferenceFeatures(
+        text_features(first_half, scorer, **options),
+        text_features(second_half, scorer, **options),
+        text_features(shuffled, scorer, **options),
+        seed,
+    )
 
 
 def shuffle_words(texts: Iterable[str], random: np.random.Generator) -> Iterator[str]:
