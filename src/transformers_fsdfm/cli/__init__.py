@@ -41,8 +41,9 @@ COMMANDS = {
 }
 
 
-UsageError = typer.BadParameter.__base__  # of the library that typer parses with, which differs from version to version
-CommandLineError = UsageError.__base__
+# Of the library that typer parses with, which differs from version to version
+UsageError: Any = typer.BadParameter.__base__
+CommandLineError: Any = UsageError.__base__
 
 
 class Command(TyperCommand):
@@ -79,7 +80,7 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command and _import_command(command.name), rest
+        return name, command and _import_command(str(command.name)), rest
 
 
 def _import_command(name: str) -> Any:
@@ -90,6 +91,7 @@ def _import_command(name: str) -> Any:
     single = typer.Typer(rich_markup_mode=None, add_completion=False)
     single.command(name, cls=Command, context_settings=settings)(getattr(module, identifier))
     command = get_command(single)
+    assert isinstance(command, Command)
     command.library_names = getattr(module, "LIBRARY_NAMES", {})
     return command
 

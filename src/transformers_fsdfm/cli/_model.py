@@ -144,9 +144,10 @@ def load(
         tokenizer = _load_tokenizer(folder, config)
         disable_progress_bar()
         try:
-            loaded, report = FSDFMForDiffusionLM.from_pretrained(
+            found: Any = FSDFMForDiffusionLM.from_pretrained(
                 folder, config=config, dtype=dtype or "auto", output_loading_info=True, local_files_only=True
             )
+            loaded, report = found
         except (OSError, RuntimeError, SafetensorError, HFValidationError) as error:
             reason = _first_sentence(error)
             raise ValueError(f"`model` {folder} has weights that cannot be loaded: {reason}") from error

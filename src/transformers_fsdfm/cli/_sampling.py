@@ -96,12 +96,16 @@ def sample(
         return_dict_in_generate=True,
     )
     ids = output.sequences.tolist()  # waits for the device
+    last_changed_step, times, evaluations = output.last_changed_step, output.time_grid, output.num_function_evaluations
+    assert last_changed_step is not None
+    assert times is not None
+    assert evaluations is not None
     return Samples(
         ids=ids,
-        last_changed_step=output.last_changed_step.tolist(),
+        last_changed_step=last_changed_step.tolist(),
         num_written=len(ids) * (len(ids[0]) - sum(given)),
-        num_steps=len(output.time_grid) - 1,
-        num_function_evaluations=output.num_function_evaluations,
+        num_steps=len(times) - 1,
+        num_function_evaluations=evaluations,
         seconds=clock.monotonic() - started,
         seed=seed,
     )

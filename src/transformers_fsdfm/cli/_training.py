@@ -40,7 +40,7 @@ def run_script(name: str, arguments: list[str], accelerate_config: str | None, n
 
 def find_launch_config(name: str) -> Path:
     """The file of `--accelerate_config`."""
-    folder = Path(importlib.import_module(SCRIPTS).__file__).parent / "launch"
+    folder = Path(str(importlib.import_module(SCRIPTS).__file__)).parent / "launch"
     known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name in known:
         return known[name]

@@ -3,7 +3,7 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,7 +62,7 @@ def convert(
     The folder loads with AutoModel.from_pretrained(OUT, trust_remote_code=True). OUT appears when it is complete;
     after an error nothing is left.
     """
-    options = {
+    options: dict[str, Any] = {
         "weights": weights and weights.value,
         "source_distribution": source_distribution and source_distribution.value,
         "num_attention_heads": num_attention_heads,

@@ -171,19 +171,21 @@ def _words(values: list[str] | None) -> list[str] | None:
 
 def _integers(option: str, values: list[str] | None) -> list[int] | None:
     words = _words(values)
+    if words is None:
+        return None
     try:
-        return words and [int(word) for word in words]
+        return [int(word) for word in words]
     except ValueError:
         raise typer.BadParameter(f"takes integers, as in 1,2,4, but got {','.join(words)}", param_hint=option) from None
 
 
 def _pairs(values: list[str] | None) -> list[tuple[str, str]] | None:
-    pairs = [tuple(word.split(":")) for word in _words(values) or []]
-    for pair in pairs:
-        if len(pair) != 2:
-            raise typer.BadParameter(
-                f"takes A:B, as in few@8:many@1024, but got {':'.join(pair)}", param_hint="--compare"
-            )
+    pairs = []
+    for word in _words(values) or []:
+        first, colon, second = word.partition(":")
+        if not colon or ":" in second:
+            raise typer.BadParameter(f"takes A:B, as in few@8:many@1024, but got {word}", param_hint="--compare")
+        pairs.append((first, second))
     return pairs or None
 
 

@@ -100,6 +100,7 @@ def _default_num_steps(folder: Path, config: Any) -> int:
 
     has_settings = (folder / "generation_config.json").is_file()
     settings = FSDFMGenerationConfig.from_pretrained(folder) if has_settings else FSDFMGenerationConfig()
+    assert isinstance(settings, FSDFMGenerationConfig)
     settings.set_unset(FSDFMGenerationConfig.from_model_config(config))
     return settings.num_steps if settings.time_grid is None else len(settings.time_grid) - 1
 
@@ -126,8 +127,9 @@ def _devices() -> list[dict[str, Any]]:
 
     cpu = {"name": "cpu", "description": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     devices = [cpu | {"cores": os.cpu_count()}]
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator().type
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        kind = accelerator.type
         for index in range(torch.accelerator.device_count()):
             devices.append({"name": f"{kind}:{index}"} | _accelerator(kind, index))
     return devices
@@ -144,7 +146,7 @@ def _accelerator(kind: str, index: int) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    versions = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in (*PACKAGES, *OPTIONAL_PACKAGES):
         try:
             versions[package] = metadata.version(package)

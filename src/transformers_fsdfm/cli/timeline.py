@@ -131,7 +131,9 @@ def _run_autoregressive(
     from ..devices import find_device
     from ..timeline import AutoregressiveRun, Timeline
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=place["dtype"] or "auto").to(find_device(place["device"]))
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=place["dtype"] or "auto")
+    # The decorator that transformers puts around `to` loses its `self` for type checkers.
+    model = model.to(find_device(place["device"]))  # type: ignore[arg-type]
     if hasattr(model.config, "step_size_conditioning"):
         raise ValueError(f"`ar` {path} is a DFM or FS-DFM: name it in --dfm")
     tokenizer = AutoTokenizer.from_pretrained(path)

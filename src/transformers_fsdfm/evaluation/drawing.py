@@ -94,7 +94,11 @@ def _load_writer(
 ) -> Writer:
     if folder.name in settings.model_paths:
         return FlowWriter(load_flow(folder, settings.dtype, device), settings, tokenizer)
-    options = {"dtype": settings.dtype, "trust_remote_code": settings.trust_remote_code, "stop_at_eos": False}
+    options: dict[str, Any] = {
+        "dtype": settings.dtype,
+        "trust_remote_code": settings.trust_remote_code,
+        "stop_at_eos": False,
+    }
     if folder.name in settings.system_paths:
         options |= settings.system_options
     return AdapterWriter(load_adapter(str(folder.path), device=device, **options), settings, tokenizer)
@@ -139,12 +143,15 @@ class FlowWriter:
         output = self._generate(prompts, rows, run)
         token_ids = output.sequences.cpu().numpy()  # waits for the device
         seconds = time.perf_counter() - started
-        initial_ids = [None] * len(token_ids)
+        initial_ids: list[list[int] | None] = [None] * len(token_ids)
         if prompts.mode.kind == INFILL:  # the source tokens depend on the seed alone: one step shows them
-            initial_ids = self._generate(prompts, rows, run, num_steps=1, output_history=True).history[0].tolist()
+            history = self._generate(prompts, rows, run, num_steps=1, output_history=True).history
+            assert history is not None
+            initial_ids = history[0].tolist()
         editable = prompts.editable[rows]
         texts = [mark_text(self.tokenizer, *pair) for pair in zip(token_ids, editable, strict=True)]
         evaluations = output.num_function_evaluations
+        assert evaluations is not None
         return Batch(token_ids.tolist(), editable.tolist(), initial_ids, texts, seconds, evaluations)
 
     def _generate(
@@ -156,7 +163,7 @@ class FlowWriter:
         blocks, editable = torch.from_numpy(prompts.blocks[rows]), torch.from_numpy(prompts.editable[rows])
         given = prompts.mode.num_given(blocks.shape[1])
         if prompts.mode.kind == INFILL:
-            inputs = {"input_ids": blocks, "editable_mask": editable, "max_new_tokens": 0}
+            inputs: dict[str, Any] = {"input_ids": blocks, "editable_mask": editable, "max_new_tokens": 0}
         else:
             inputs = {"input_ids": blocks[:, :given], "max_new_tokens": blocks.shape[1] - given}
         for name in ("temperature", "final_temperature", "top_k", "top_p"):

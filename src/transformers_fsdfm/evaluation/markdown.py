@@ -168,7 +168,7 @@ def _comparison_row(one: ComparedValue) -> list[str]:
         _p_value(one.result.p_difference),
         _p_value(one.p_adjusted),
     ]
-    if one.measure.is_exponential:
+    if one.result.p_equivalence is not None and one.result.verdict is not None:  # of every exponential measure
         row += [_p_value(one.result.p_equivalence), VERDICTS[one.result.verdict]]
     return [*row, str(one.num_units)]
 
@@ -203,7 +203,7 @@ def _value(value: Value | None) -> str:
     if value is None:
         return NOTHING
     text = _number(value.value)
-    if value.low is not None:
+    if value.low is not None and value.high is not None:
         text += f" [{_number(value.low)}, {_number(value.high)}]"
     return text if value.seed_deviation is None else f"{text} ± {_number(value.seed_deviation)}"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .files import written_whole
 from .report import REFERENCE, Report, Row, Value
-from .settings import OWN_SOLVER
+from .settings import OWN_SOLVER, Cell
 
 
 if TYPE_CHECKING:
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg")
 ENTROPY = "token_entropy_nats"
+
+
+def _num_steps(row: Row) -> Value | None:
+    if row.cell is None or not row.cell.num_steps:
+        return None if row.cell is None or row.speed is None else Value(row.speed.num_function_evaluations)
+    return Value(row.cell.num_steps)
+
+
+def _seconds(row: Row) -> Value | None:
+    return None if row.speed is None else Value(row.speed.seconds, row.speed.seconds_low, row.speed.seconds_high)
 
 
 class _Picture(NamedTuple):
@@ -31,13 +41,13 @@ PICTURES = {
     "quality-steps": _Picture(
         "sampling steps (runs of the network, for systems without steps)",
         "log2",
-        lambda row: row.cell and Value(row.cell.num_steps or row.speed.num_function_evaluations),
+        _num_steps,
     ),
     "quality-diversity": _Picture("unigram entropy (nats)", "linear", lambda row: row.values.get(ENTROPY)),
     "quality-seconds": _Picture(
         "seconds per batch (median and quartiles)",
         "log",
-        lambda row: row.speed and Value(row.speed.seconds, row.speed.seconds_low, row.speed.seconds_high),
+        _seconds,
     ),
 }
 
@@ -87,8 +97,7 @@ def _draw_panel(axes: "Axes", key: str, rows: list[Row], picture: _Picture) -> N
         axes.set_xscale("log", base=base)
         _label_ticks(axes.xaxis, base)
     for (model, solver), line in _lines(rows).items():
-        points = [(row, picture.value(row), row.values.get(key)) for row in line]
-        points = [(row, x, y) for row, x, y in points if x and y]
+        points = [(cell, x, y) for cell, row in line if (x := picture.value(row)) and (y := row.values.get(key))]
         if not points:
             continue
         axes.errorbar(
@@ -101,10 +110,8 @@ def _draw_panel(axes: "Axes", key: str, rows: list[Row], picture: _Picture) -> N
             label=model if solver == OWN_SOLVER else f"{model}, {solver}",
         )
         if picture.scale != "log2":  # the steps are on no axis
-            for row, x, y in points:
-                axes.annotate(
-                    str(row.cell.num_steps or ""), (x.value, y.value), (4, 4), textcoords="offset points", size=7
-                )
+            for cell, x, y in points:
+                axes.annotate(str(cell.num_steps or ""), (x.value, y.value), (4, 4), textcoords="offset points", size=7)
     _draw_reference(axes, next(row for row in rows if row.cell is None), key, picture)
     axes.grid(which="major", alpha=0.3)
     axes.legend(fontsize="small")
@@ -116,27 +123,30 @@ def _draw_reference(axes: "Axes", row: Row, key: str, picture: _Picture) -> None
         return
     if x is None:
         axes.axhline(y.value, color="black", linestyle="--", linewidth=1, label=REFERENCE)
-        axes.axhspan(y.low, y.high, color="black", alpha=0.08, linewidth=0)
+        if y.low is not None and y.high is not None:
+            axes.axhspan(y.low, y.high, color="black", alpha=0.08, linewidth=0)
     else:
         axes.errorbar([x.value], [y.value], _error_bars([y]), _error_bars([x]), "k*", capsize=2, label=REFERENCE)
 
 
-def _lines(rows: list[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The rows of each model and solver, by rising steps."""
-    lines: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted((row for row in rows if row.cell), key=lambda row: row.cell.num_steps):
-        lines.setdefault((row.cell.model, row.cell.solver), []).append(row)
+def _lines(rows: list[Row]) -> dict[tuple[str, str], list[tuple[Cell, Row]]]:
+    """The cells of each model and solver, with their rows, by rising steps."""
+    lines: dict[tuple[str, str], list[tuple[Cell, Row]]] = {}
+    cells = [(row.cell, row) for row in rows if row.cell is not None]
+    for cell, row in sorted(cells, key=lambda pair: pair[0].num_steps):
+        lines.setdefault((cell.model, cell.solver), []).append((cell, row))
     return lines
 
 
 def _error_bars(values: list[Value]) -> list[list[float]] | None:
-    if any(value.low is None for value in values):
-        return None
-    # Of a skewed bootstrap, even the value itself may lie outside; a bar has no negative length.
-    return [
-        [max(value.value - value.low, 0) for value in values],
-        [max(value.high - value.value, 0) for value in values],
-    ]
+    below, above = [], []
+    for value in values:
+        if value.low is None or value.high is None:
+            return None
+        # Of a skewed bootstrap, even the value itself may lie outside; a bar has no negative length.
+        below.append(max(value.value - value.low, 0))
+        above.append(max(value.high - value.value, 0))
+    return [below, above]
 
 
 def _label_ticks(axis: Any, base: int) -> None:

@@ -218,7 +218,8 @@ def _ratio_value(measure: Measure, mode: str, runs: list[RunScores], settings: E
     of_seeds = [measure.ratio([run], [own]) for run, own in zip(runs, units, strict=True)]
     deviation = _deviation([measure.shown(one.value) for one in of_seeds if one is not None])
     interval = ratio_interval(data, confidence=settings.confidence, num_resamples=settings.num_resamples)
-    return Value(*(measure.shown(number) for number in (interval.value, interval.low, interval.high)), deviation)
+    value, low, high = (measure.shown(number) for number in (interval.value, interval.low, interval.high))
+    return Value(value, low, high, deviation)
 
 
 def _deviation(values: Sequence[float]) -> float | None:
@@ -226,15 +227,17 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 
 def _speed(runs: list[Samples]) -> Speed:
+    batch_size = runs[0].batch_size
+    assert batch_size is not None  # as of all that was sampled
     seconds = np.concatenate([run.batch_seconds for run in runs])
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
-    written = np.mean([flags.sum() for run in runs for flags in run.editable]) * runs[0].batch_size
+    written = np.mean([flags.sum() for run in runs for flags in run.editable]) * batch_size
     return Speed(
         seconds=float(median),
         seconds_low=float(low),
         seconds_high=float(high),
         num_batches=len(seconds),
-        batch_size=runs[0].batch_size,
+        batch_size=batch_size,
         tokens_per_second=float(written / median),
         num_function_evaluations=float(np.mean([run.num_function_evaluations for run in runs])),
         num_processes=max(run.num_processes for run in runs),
@@ -281,9 +284,11 @@ def _compare_all(
         found = []
         for pair in pairs:
             measure = next((one for one in measures[pair.first.mode] if one.key == key), None)
-            sides = measure and [_ratio_of(measure, cell, scores[cell]) for cell in (pair.first, pair.second)]
-            if sides and None not in sides:
-                found.append((pair, measure, _compare(measure, *sides, settings), len(sides[0].numerator)))
+            if measure is None:
+                continue
+            first, second = (_ratio_of(measure, cell, scores[cell]) for cell in (pair.first, pair.second))
+            if first is not None and second is not None:
+                found.append((pair, measure, _compare(measure, first, second, settings), len(first.numerator)))
         adjusted = holm([result.p_difference for _, _, result, _ in found])
         compared += [ComparedValue(*one[:3], p, one[3]) for one, p in zip(found, adjusted, strict=True)]
     return compared

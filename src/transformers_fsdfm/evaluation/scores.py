@@ -41,6 +41,12 @@ class Job:
     scorer: str | None = None
 
     @property
+    def needed_scorer(self) -> str:
+        """The scorer, of a metric that needs one."""
+        assert self.scorer is not None
+        return self.scorer
+
+    @property
     def name(self) -> str:
         """What stands in front of the names of its scores."""
         return self.metric if self.scorer is None else f"{self.metric}[{self.scorer}]"
@@ -98,15 +104,16 @@ class Judge:
         return RunScores(per_sequence, values)
 
     def _generative_perplexity(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
-        return {"per_sequence": written_nll(self.scorer(job.scorer), samples.texts, self.batch_size)}
+        return {"per_sequence": written_nll(self.scorer(job.needed_scorer), samples.texts, self.batch_size)}
 
     def _mauve(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
         from ..metrics.mauve.functional import compare, reference_features, text_features
 
-        scorer = self.scorer(job.scorer)
-        if job.scorer not in self._features:
-            self._features[job.scorer] = reference_features(self.real_texts, scorer, batch_size=self.batch_size)
-        reference = self._features[job.scorer]
+        name = job.needed_scorer
+        scorer = self.scorer(name)
+        if name not in self._features:
+            self._features[name] = reference_features(self.real_texts, scorer, batch_size=self.batch_size)
+        reference = self._features[name]
         if samples is real:
             features = reference.second_half
         else:

@@ -257,7 +257,7 @@ class EvaluationSettings:
     def cells(self) -> list[Cell]:
         """All cells, in the order of the table."""
         steps = sorted(self.steps)
-        cells = []
+        cells: list[Cell] = []
         for mode in self.modes:
             cells += itertools.starmap(Cell, itertools.product([mode], self.model_paths, self.solvers, steps))
             if Mode.parse(mode).kind != INFILL:
@@ -285,7 +285,7 @@ class EvaluationSettings:
                     yield ComparedPair(Cell(mode, first, solver, steps), Cell(mode, second, solver, other_steps))
 
     def _asked_pairs(self) -> Iterator[ComparedPair]:
-        sides = [tuple(self._parse_side(side) for side in pair) for pair in self.compare]
+        sides = [tuple(self._parse_side(side) for side in pair) for pair in self.compare or ()]
         for mode, (first, second) in itertools.product(self.modes, sides):
             for solver in self.solvers:
                 pair = ComparedPair(
@@ -313,8 +313,8 @@ class EvaluationSettings:
             ("solvers", solver, known_solvers),
         ):
             if value not in known:
-                known = ", ".join(str(one) for one in known if one is not None)
-                raise ValueError(f"`compare` names {side!r}, but {value!r} is not among the `{name}`: {known}")
+                names = ", ".join(str(one) for one in known if one is not None)
+                raise ValueError(f"`compare` names {side!r}, but {value!r} is not among the `{name}`: {names}")
         return model, int(steps), solver
 
 

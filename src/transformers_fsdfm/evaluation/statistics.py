@@ -18,6 +18,7 @@ sequence, or, where several seeds share a prompt, the prompt with all its sequen
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class RatioData:
 
     @classmethod
     def from_sequences(
-        cls, numerator: Sequence[float], denominator: Sequence[float], unit: Sequence[int]
+        cls, numerator: Sequence[float] | np.ndarray, denominator: Sequence[float], unit: Sequence[int]
     ) -> "RatioData":
         """
         Adds up the sequences of each unit.
@@ -211,7 +212,7 @@ def _check_units(data: RatioData) -> None:
         )
 
 
-def _upper_tail(law: object, distance: float, error: float) -> float:
+def _upper_tail(law: Any, distance: float, error: float) -> float:
     """P(T > distance / error); without any spread there is no doubt about the sign."""
     if error == 0:
         return 0.5 if distance == 0 else float(distance < 0)

@@ -154,22 +154,25 @@ def common_tokenizer(folders: Iterable[ModelFolder]) -> PreTrainedTokenizerBase:
     """
     from ..trainer.cache import tokenizer_fingerprint
 
-    common, first = None, None
-    for folder in folders:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder.path, padding_side="left")
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"model {folder.path} has no tokenizer beside its weights: save one there") from error
-        if tokenizer.eos_token_id is None:
-            raise ValueError(f"model {folder.path}: its tokenizer has no EOS token, which ends documents")
-        if common is None:
-            common, first = tokenizer, folder
-        elif tokenizer_fingerprint(common) != tokenizer_fingerprint(tokenizer):
+    first, *others = folders
+    common = _load_tokenizer(first)
+    for folder in others:
+        if tokenizer_fingerprint(common) != tokenizer_fingerprint(_load_tokenizer(folder)):
             raise ValueError(
                 f"models {first.path} and {folder.path} have different tokenizers, so their sequences can't be of one "
                 "length nor share prompts: make a report for each"
             )
     return common
+
+
+def _load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, padding_side="left")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"model {folder.path} has no tokenizer beside its weights: save one there") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"model {folder.path}: its tokenizer has no EOS token, which ends documents")
+    return tokenizer
 
 
 def load_flow(folder: ModelFolder, dtype: str, device: torch.device) -> FSDFMForDiffusionLM:
@@ -179,9 +182,10 @@ def load_flow(folder: ModelFolder, dtype: str, device: torch.device) -> FSDFMFor
     Raises:
         `ValueError`: if its weights do not fit its configuration.
     """
-    model, found = FSDFMForDiffusionLM.from_pretrained(
+    loaded: Any = FSDFMForDiffusionLM.from_pretrained(
         folder.path, dtype=getattr(torch, dtype), output_loading_info=True
     )
+    model, found = loaded
     if found["missing_keys"] or found["mismatched_keys"]:
         wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
         raise ValueError(f"model {folder.path}: its weights do not fit its config.json, see {wrong[0]}")

@@ -93,7 +93,7 @@ def _decode_runs(
 def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: np.ndarray) -> str:
     cuts = [-1, *np.flatnonzero(token_ids == tokenizer.eos_token_id).tolist(), len(token_ids)]
     return DOCUMENT_BREAK.join(
-        tokenizer.decode(token_ids[start + 1 : end].tolist(), clean_up_tokenization_spaces=False)
+        str(tokenizer.decode(token_ids[start + 1 : end].tolist(), clean_up_tokenization_spaces=False))
         for start, end in pairwise(cuts)
     )
 
