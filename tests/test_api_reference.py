@@ -10,7 +10,7 @@ import pytest
 import transformers_fsdfm
 
 
-pdoc = pytest.importorskip("pdoc", reason='the API reference needs pip install "transformers-fsdfm[docs]"')
+pdoc = pytest.importorskip("pdoc", reason="the API reference needs pdoc")
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "docs/build_api.py"))
 
 

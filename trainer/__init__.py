@@ -1,11 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
-"""Data and trainers for DFM pre-training and FS-DFM distillation; needs `pip install "transformers-fsdfm[train]"`."""
+"""Data and trainers for DFM pre-training and FS-DFM distillation; needs the extra `train`."""
 
-import importlib.util
+from transformers_fsdfm.optional import require
 
 
-missing = [name for name in ("accelerate", "datasets", "peft") if importlib.util.find_spec(name) is None]
-if missing:
-    raise ModuleNotFoundError(
-        f'transformers_fsdfm.trainer needs {", ".join(missing)}: pip install "transformers-fsdfm[train]"'
-    )
+require("train", "accelerate", "datasets", "peft", what="transformers_fsdfm.trainer")

@@ -4,7 +4,7 @@ The model `fsdfm` of the LM Evaluation Harness (`lm_eval`), for DFM and FS-DFM m
 
     python -m transformers_fsdfm.lm_eval_model run --model fsdfm --model_args pretrained=my-fsdfm --tasks TASK
 
-is `lm_eval` with this model registered. Needs `pip install "transformers-fsdfm[lm-eval]"`.
+is `lm_eval` with this model registered. Needs the extra `lm-eval`.
 """
 
 import json
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .modeling_fsdfm import FSDFMForDiffusionLM
+from .optional import require
 from .trainer.losses import IGNORE_INDEX, path_loss, path_weight, positions_per_chunk
 from .trainer.noise import CleanBatch, draw_noisy_ids, seeded_generator
 from .trainer.step_sizes import draw_times
@@ -26,8 +27,9 @@ try:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
-except ImportError as error:
-    raise ImportError(f'This needs `pip install "transformers-fsdfm[lm-eval]"`: {error}') from error
+except ImportError:
+    require("lm-eval", "lm_eval", what="This model")  # says how to install it
+    raise
 
 
 @register_model("fsdfm")

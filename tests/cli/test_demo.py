@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """`fsdfm demo`."""
 
-import builtins
+import importlib.util
 import json
 import re
 import signal
@@ -36,16 +36,14 @@ def test_an_address_that_is_not_ours_is_found_out_before_a_model_is_loaded(run, 
 
 
 def test_without_gradio_it_says_what_to_install(run, checkpoint, never_loads, monkeypatch):
-    def import_all_but_gradio(name, *arguments, **more):
-        if name == "gradio":
-            raise ImportError(name)
-        return real_import(name, *arguments, **more)
-
-    real_import = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", import_all_but_gradio)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "gradio" else find_spec(name, *rest)
+    )
     code, _, error = run("demo", "--model", checkpoint)
     assert code == 1
-    assert 'pip install "transformers-fsdfm[demo]"' in last_line(error)
+    assert "The page needs gradio: pip install" in last_line(error)
+    assert '".[demo]"' in last_line(error)
 
 
 def test_a_dfm_that_is_none_is_called_by_its_own_option(run, checkpoint, tmp_path):

@@ -16,12 +16,11 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.conftest import tiny_model
-from transformers_fsdfm import FSDFMForDiffusionLM
+from transformers_fsdfm import FSDFMForDiffusionLM, optional
 from transformers_fsdfm.evaluation import EvaluationSettings, evaluate_models
 from transformers_fsdfm.evaluation import run as run_module
 from transformers_fsdfm.evaluation.samples import SampleStore
 from transformers_fsdfm.evaluation.scores import Judge
-from transformers_fsdfm.metrics import optional
 from transformers_fsdfm.trainer.noise import seeded_generator
 
 
@@ -500,7 +499,7 @@ def test_missing_libraries_are_named_with_the_way_to_install_them(refused, monke
     )
     message = refused(ModuleNotFoundError, metrics=CHEAP if metric is None else (metric,))
     assert library in message
-    assert 'pip install "transformers-fsdfm[eval]"' in message
+    assert 'pip install -c constraints.txt ".[eval]"' in message
 
 
 def test_there_must_be_samples_to_score(make, monkeypatch):

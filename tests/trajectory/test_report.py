@@ -84,7 +84,7 @@ def test_each_length_and_start_time_stands_by_itself():
 
 
 def test_the_report_is_json_and_a_plot_of_each(tmp_path):
-    pytest.importorskip("matplotlib", reason='needs pip install "transformers-fsdfm[eval]"')
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
     results = RESULTS | {Cell(LENGTH, 0.5, 0): measured(0.1), Cell(128, 0.0, 0): measured(0.1, 128)}
     files = write_report(results, tmp_path / "new", {"model": "mine"})
     assert sorted(tmp_path.glob("new/*")) == sorted(files)
@@ -98,7 +98,7 @@ def test_the_report_is_json_and_a_plot_of_each(tmp_path):
 
 
 def test_plots_draw_what_the_tables_say():
-    pytest.importorskip("matplotlib", reason='needs pip install "transformers-fsdfm[eval]"')
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
     tables = summarize(RESULTS)
     axes = {name: figure.axes[0] for name, figure in draw_plots(tables)}
     upper, lower = axes["local_divergence_by_step_size"].lines
@@ -117,6 +117,6 @@ def test_plots_draw_what_the_tables_say():
 
 
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'pip install "transformers-fsdfm\[eval\]"'):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r'A plot needs matplotlib: pip install .* "\.\[eval\]"'):
         write_report(RESULTS, tmp_path)

@@ -61,6 +61,7 @@ def trajectory(
     Example:
       fsdfm trajectory --model my-fsdfm --reference my-dfm --data valid.txt --out growth
     """
+    from ..optional import require
     from ..trajectory import TrajectorySettings, measure_error_growth, summarize, write_report
     from ._model import load
     from ._output import write_stdout
@@ -75,7 +76,7 @@ def trajectory(
         **({} if solver is None else {"solver": solver.value}),
     )
     wanted = None if lengths is None else _numbers("lengths", lengths, int)
-    _check_plots()
+    require("eval", "matplotlib", what="A plot")  # before hours of work, not after
     dtype_name = None if dtype is None else dtype.value
     loaded, tokenizer = load(model, device=device, dtype=dtype_name)
     judge = None if reference is None else load(reference, device=device, dtype=dtype_name)[0]
@@ -97,14 +98,6 @@ def _numbers(name: str, text: str, kind: type) -> list[Any]:
         return [kind(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"`{name}` must be numbers with commas between them, but is {text!r}") from error
-
-
-def _check_plots() -> None:
-    """Before hours of work, not after."""
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise ModuleNotFoundError('The plots need matplotlib: pip install "transformers-fsdfm[eval]"')
 
 
 def _texts(data: list[str], tokenizer: "PreTrainedTokenizerBase", length: int, num_texts: int) -> "Tensor":

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from ..flow_fsdfm import SOLVERS
+from ..optional import require
 from .fragments import PENDING, STYLE, escape, status_line, text_box
 from .handlers import RACE_STEPS, Handlers
 from .inputs import MAX_CHARACTERS_PER_POSITION, MAX_SEED, MAX_STEPS
@@ -87,10 +88,9 @@ def import_gradio() -> ModuleType:
         `ImportError`: if it is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError as error:
-        raise ImportError('the page needs gradio: pip install "transformers-fsdfm[demo]"') from error
+    require("demo", "gradio", what="The page")
+    import gradio
+
     return gradio
 
 

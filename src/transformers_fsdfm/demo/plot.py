@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ..optional import require
 from .fragments import escape
 
 
@@ -88,12 +89,11 @@ def _row(point: Point) -> str:
 
 def _draw(points: Sequence[Point], label: str) -> bytes:
     """An SVG with both axes logarithmic."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, NullFormatter
-    except ImportError as error:
-        raise ImportError('the plot needs matplotlib: pip install "transformers-fsdfm[demo]"') from error
+    require("demo", "matplotlib", what="The plot")
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log", base=2)

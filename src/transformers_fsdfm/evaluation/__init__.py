@@ -10,7 +10,7 @@ report = evaluate_models(settings)
 ```
 
 On the command line `fsdfm evaluate`; in many processes `accelerate launch -m transformers_fsdfm.evaluation`, with the
-same arguments. Needs `pip install "transformers-fsdfm[eval]"`.
+same arguments. Needs the extra `eval`.
 
 Data flow: `settings` -> `workbench` (`systems`, `texts`) -> `samples` -> `scores` (`measures`) -> `report`
 (`statistics`) -> `markdown`, `plots`; `run` calls them in this order.

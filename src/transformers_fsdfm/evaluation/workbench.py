@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..optional import require
 from .bounds import BoundStore
 from .samples import Prompts, Samples, SampleStore, real_samples
 from .scores import Job, Judge, ScoreStore, jobs_of
@@ -101,9 +102,8 @@ def check_libraries(settings: EvaluationSettings) -> None:
     Raises:
         `ModuleNotFoundError`: if a library is missing; says what to install.
     """
-    from ..metrics.optional import require
-
-    require(*LIBRARIES, *(library for metric in settings.metrics for library in METRIC_LIBRARIES.get(metric, ())))
+    own = (library for metric in settings.metrics for library in METRIC_LIBRARIES.get(metric, ()))
+    require("eval", *LIBRARIES, *own, what="The evaluation")
 
 
 def _reference(

@@ -7,13 +7,13 @@ Metrics of generated text. Each folder holds two files:
 
 A result is a flat dict of numbers, and beside them `"per_sequence"`, lists with one value for each prediction, from
 which intervals are made, and `"settings"` where the numbers depend on any. A ratio is a ratio of sums over all
-predictions, unless its name says otherwise. Needs `pip install "transformers-fsdfm[eval]"`.
+predictions, unless its name says otherwise. Needs the extra `eval`.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .optional import require
+from ..optional import require
 
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def load_metric(name: str, **kwargs: Any) -> "EvaluationModule":
     folders = available_metrics()
     if name not in folders:
         raise ValueError(f"`name` must be one of {', '.join(folders)}, but got {name!r}")
-    require("evaluate", "datasets")
+    require("eval", "evaluate", "datasets", what="load_metric")
     import evaluate
 
     kwargs.setdefault("keep_in_memory", kwargs.get("num_process", 1) == 1)

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..optional import require
+
 
 PICTURES = (".png", ".svg", ".gif")
 TIMELINE_SUFFIXES = (".html", *PICTURES, ".txt")
@@ -33,12 +35,7 @@ def check_path(path: str | os.PathLike, suffixes: Sequence[str]) -> str:
     if path.is_dir():
         raise IsADirectoryError(f"`path` {path} is a folder")
     if suffix in PICTURES:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                f'{suffix} needs matplotlib: `pip install "transformers-fsdfm[timeline]"`; .html needs nothing'
-            ) from error
+        require("timeline", "matplotlib", what=f"{suffix} (but not .html)")
     return suffix
 
 

@@ -215,7 +215,7 @@ class Timeline:
         Raises:
             `ValueError`: for another suffix.
             `OSError`: if there is no such folder.
-            `ImportError`: for a picture, without `pip install "transformers-fsdfm[timeline]"`.
+            `ImportError`: for a picture, without the extra `timeline`.
         """
         from .files import TIMELINE_SUFFIXES, check_path, write
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.files import written_whole
+from ..optional import require
 from .measure import CURVES, Cell
 
 
@@ -120,10 +121,8 @@ def draw_plots(tables: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, A
     Yields:
         `tuple[str, matplotlib.figure.Figure]`: its name and itself.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('The plots need matplotlib: pip install "transformers-fsdfm[eval]"') from error
+    require("eval", "matplotlib", what="A plot")
+    from matplotlib.figure import Figure
 
     plots = {
         "local_divergence_by_step_size": _plot_local_divergence,

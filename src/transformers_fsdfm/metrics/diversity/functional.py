@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ...optional import require
 from ..inputs import TokenSet, token_set
 from ..ngrams import Ngrams, ngrams_up_to
-from ..optional import require
 
 
 MAX_N = 4  # of BLEU
@@ -39,7 +39,7 @@ def diversity(predictions: Iterable[Any]) -> dict[str, Any]:
         `ValueError`: if there is only one prediction.
         `ModuleNotFoundError`: if `sacrebleu` is not installed.
     """
-    require("sacrebleu")
+    require("eval", "sacrebleu", what="Diversity")
     tokens = token_set(predictions)
     if len(tokens.lengths) < 2:
         raise ValueError("`predictions` has one entry: diversity compares at least two")

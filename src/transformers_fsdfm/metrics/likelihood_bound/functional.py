@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ...optional import require
 from ..inputs import check_lengths, check_sequences
-from ..optional import require
 
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def likelihood_bound(
         `TypeError`: if the model is no FSDFMForDiffusionLM.
         `ValueError`: if a sequence is empty or has ids beyond the vocabulary, or nothing is editable.
     """
-    require("accelerate", "datasets", "peft")
+    require("eval", "accelerate", "datasets", "peft", what="The likelihood bound")
     from transformers_fsdfm.trainer.bound import BoundTotals, byte_counter
     from transformers_fsdfm.trainer.noise import seeded_generator
     from transformers_fsdfm.trainer.step_sizes import evaluation_times

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ...optional import require
 from ..inputs import check_texts
-from ..optional import require
 from ..scorer import Scorer, ScorerLike
 
 
@@ -77,7 +77,7 @@ def mauve(
     Returns:
         `dict`: see [`compare`].
     """
-    require("mauve")
+    require("eval", "mauve", what="MAUVE")
     scorer = Scorer.load(scorer, device, dtype)
     options: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
     predictions = check_texts(predictions)
@@ -190,7 +190,7 @@ def compare(
         `ValueError`: if the features are of different scorers or lengths, or there are fewer texts than buckets.
         `ModuleNotFoundError`: if `mauve-text` is not installed.
     """
-    require("mauve")
+    require("eval", "mauve", what="MAUVE")
     others = references.first_half
     if (predictions.scorer, predictions.max_tokens) != (others.scorer, others.max_tokens):
         raise ValueError(
