@@ -1,10 +1,14 @@
 """MAUVE: its features, its two ends, its settings. The value itself is the library's."""
 
+import contextlib
+import logging
+
 import numpy as np
 import pytest
 import torch
 
 from transformers_fsdfm.metrics import load_metric
+from transformers_fsdfm.metrics.mauve import functional
 from transformers_fsdfm.metrics.mauve.functional import (
     ReferenceFeatures,
     TextFeatures,
@@ -58,6 +62,20 @@ def test_equal_distributions_are_near_one_and_apart_ones_near_zero():
     assert near["mauve_shuffled"] < 0.1
     assert far["mauve"] < 0.1
     assert near["per_sequence"] == {}
+
+
+def test_the_clustering_says_nothing_of_few_texts(capfd, caplog):
+    with caplog.at_level(logging.INFO):  # at which faiss says how it is loaded
+        compare(*clouds(0))
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_that_it_says_nothing_changes_no_value(capfd, monkeypatch):
+    quiet = compare(*clouds(1))
+    monkeypatch.setattr(functional, "_quiet_faiss", contextlib.nullcontext)
+    assert compare(*clouds(1)) == quiet
+    assert "please provide at least" in capfd.readouterr().err
 
 
 def test_the_result_carries_its_settings():

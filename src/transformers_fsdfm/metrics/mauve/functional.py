@@ -1,8 +1,12 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """MAUVE: how close the distribution of generated texts is to that of real ones."""
 
+import contextlib
+import logging
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -228,14 +232,34 @@ def compare(
 
 
 def _mauve(features: np.ndarray, others: np.ndarray, num_buckets: int, scaling_factor: float, seed: int) -> float:
-    from mauve import compute_mauve
+    with _quiet_faiss():
+        from mauve import compute_mauve
 
-    result = compute_mauve(
-        p_features=features,
-        q_features=others,
-        num_buckets=num_buckets,
-        mauve_scaling_factor=scaling_factor,
-        seed=seed,
-        verbose=False,
-    )
+        result = compute_mauve(
+            p_features=features,
+            q_features=others,
+            num_buckets=num_buckets,
+            mauve_scaling_factor=scaling_factor,
+            seed=seed,
+            verbose=False,
+        )
     return float(result.mauve)
+
+
+@contextlib.contextmanager
+def _quiet_faiss() -> Iterator[None]:
+    """
+    Inside the `with` block, faiss says neither how it is loaded nor that its clusters have few points: ten texts for
+    each are usual. It says that from C++, past logging and `sys.stderr`; the number below which it does so has no other
+    effect.
+    """
+    loader = logging.getLogger("faiss.loader")
+    level = loader.level
+    loader.setLevel(logging.WARNING)
+    try:
+        import faiss
+
+        with mock.patch.object(faiss, "Kmeans", partial(faiss.Kmeans, min_points_per_centroid=1)):
+            yield
+    finally:
+        loader.setLevel(level)
