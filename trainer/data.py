@@ -21,6 +21,8 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from transformers_fsdfm.hub_ids import why_no_hub_id
+
 from .cache import CACHE_FORMAT, digest, open_or_build, row_settings
 from .packing import DOCUMENTS_PER_BATCH, PackedStream, check_columns, check_settings, pack_documents, tokenize
 
@@ -73,16 +75,21 @@ def load_documents(
         [`~datasets.Dataset`], or [`~datasets.IterableDataset`] if `streaming`.
 
     Raises:
-        `FileNotFoundError`: if no file matches.
+        `FileNotFoundError`: if no file matches, or there is no such dataset id.
         `ValueError`: if file types are mixed or unknown, a file is not UTF-8 or not what its name says, there is no
             text in the files, or an argument that belongs to a dataset id is given with files.
     """
     cache_dir = None if cache_dir is None else str(cache_dir)
     files = find_files(source)
     if files is None:
-        return load_dataset(
-            str(source), name, split=split or "train", revision=revision, streaming=streaming, cache_dir=cache_dir
-        )
+        try:
+            return load_dataset(
+                str(source), name, split=split or "train", revision=revision, streaming=streaming, cache_dir=cache_dir
+            )
+        except (FileNotFoundError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"`source` {str(source)!r} is no file or folder, and no dataset id that can be reached: {error}"
+            ) from error
     for argument, value in (("name", name), ("split", split), ("revision", revision)):
         if value is not None:
             raise ValueError(f"`{argument}` belongs to a dataset id, but `source` {str(source)!r} is local files")
@@ -155,6 +162,8 @@ def find_files(source: str | os.PathLike | list[str]) -> list[str] | None:
         files = sorted(filter(os.path.isfile, glob.glob(text, recursive=True)))
     elif isinstance(source, Path) or text.startswith((".", os.sep)) or Path(text).suffix.lower() in FILE_TYPES:
         files = []
+    elif reason := why_no_hub_id(text, needs_organization=False):
+        raise FileNotFoundError(f"`source` {str(source)!r} is no file or folder, and {reason}")
     else:
         return None
     if not files:

@@ -1,8 +1,9 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """From the data arguments of a script to the rows that a trainer takes."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -37,11 +38,9 @@ def check_sources(args: DataArguments) -> None:
     """
     is_id = []
     for name in ("train_data", "validation_data"):
-        try:
-            if data := getattr(args, name):
+        if data := getattr(args, name):
+            with _source_called(f"--{name}"):
                 is_id.append(find_files(_source(data)) is None)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"--{name}: {error}") from None
     if args.train_split and not is_id[0]:
         raise ValueError("--train_split belongs to a dataset id, but --train_data is local files")
     if args.validation_split and not is_id[-1]:
@@ -54,11 +53,23 @@ def check_sources(args: DataArguments) -> None:
 def open_documents(args: DataArguments, training_args: TrainingArguments) -> Splits:
     """The documents (or pairs) to train and to evaluate on; every process gets the same."""
     with training_args.main_process_first(desc="reading the data"):
-        train = _load(args, _source(args.train_data), args.train_split, args.streaming)
+        with _source_called("--train_data"):
+            train = _load(args, _source(args.train_data), args.train_split, args.streaming)
         validation = None
         if args.has_validation_source:
-            validation = _load_validation(args)
+            with _source_called("--validation_data" if args.validation_data else "--train_data"):
+                validation = _load_validation(args)
     return Splits(train, validation)
+
+
+@contextlib.contextmanager
+def _source_called(option: str) -> Iterator[None]:
+    """Inside the `with` block, errors name what [`load_documents`] calls `source` by its option."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(str(error).replace("`source`", option)) from error
 
 
 def _source(data: list[str]) -> str | list[str]:

@@ -15,6 +15,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 
 from transformers_fsdfm import FSDFMConfig, FSDFMForDiffusionLM
 from transformers_fsdfm.hub_configs import available_configs
+from transformers_fsdfm.hub_ids import why_no_hub_id
 
 from .arguments import DFMTrainingArguments
 from .packing import check_settings
@@ -52,6 +53,8 @@ def _read_config(path: str) -> FSDFMConfig:
         raise ValueError(f"--model_name_or_path {path} is a file: convert it to a model folder first (fsdfm convert)")
     if os.path.isfile(os.path.join(path, "adapter_config.json")):
         raise ValueError(f"--model_name_or_path {path} is an adapter: merge it into its base first (merge_and_unload)")
+    if not os.path.isdir(path) and (reason := why_no_hub_id(path)):
+        raise ValueError(f"--model_name_or_path {path} is no model folder, and {reason}")
     try:
         settings, _ = FSDFMConfig.get_config_dict(path)
     except OSError as error:
@@ -139,6 +142,8 @@ def set_trained_length(model: FSDFMForDiffusionLM, length: int) -> None:
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """A tokenizer that pads on the left, as prompts need, and has an EOS token."""
+    if not os.path.exists(path) and (reason := why_no_hub_id(path, needs_organization=False)):
+        raise ValueError(f"--tokenizer {path} is no folder, and {reason}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     except (OSError, ValueError, TypeError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config
 
 from tests.cli.conftest import last_line
 from tests.conftest import tiny_model
@@ -81,6 +82,8 @@ def test_to_pth_is_the_way_back(run, tmp_path):
         (["--to-pth", "published.pth", "published.pth"], "OUT published.pth exists; --overwrite replaces it"),
         (["--to-pth", "nowhere", "back.pth"], "PATH nowhere is no folder"),
         (["--to-pth", "some/where", "back.pth"], "PATH some/where cannot be loaded"),
+        (["published.pth", "published.pth"], "published.pth is a file, not a folder"),
+        (["published.pth", "out", "--num-attention-heads", "7"], "--num-attention-heads 7 does not divide"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_1(run, published, tmp_path, monkeypatch, arguments, words):
@@ -91,6 +94,13 @@ def test_errors_are_one_line_and_exit_code_1(run, published, tmp_path, monkeypat
     assert words in last_line(error)
     assert "Traceback" not in error
     assert [file.name for file in tmp_path.iterdir()] == ["published.pth"]
+
+
+def test_a_model_of_another_kind_has_no_published_form(run, tmp_path):
+    GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9).save_pretrained(tmp_path / "gpt")
+    code, _, error = run("convert", "--to-pth", tmp_path / "gpt", tmp_path / "gpt.pth")
+    assert code == 1
+    assert last_line(error) == f"fsdfm: error: PATH {tmp_path / 'gpt'} is of the type 'gpt2', not a DFM or FS-DFM"
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,7 @@ def test_one_row_more_than_gpt2_is_worth_a_warning(tmp_path, warnings):
     assert not warnings
     convert_published_checkpoint(path, tmp_path / "uniform")
     assert "one more than GPT-2's vocabulary" in warnings[0]
+    assert 'source_distribution="mask" (--source-distribution mask)' in warnings[0]
 
 
 # Bad arguments

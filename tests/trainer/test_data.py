@@ -253,6 +253,21 @@ def test_a_dataset_id_goes_to_the_hub_with_its_settings(monkeypatch):
     assert calls[1][1]["split"] == "train"
 
 
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load_dataset", lambda *_, **__: pytest.fail("the Hub was asked"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    with pytest.raises(FileNotFoundError, match="`source` 'texts/tran' is no file or folder, and not taken for a Hub"):
+        load_documents("texts/tran")
+    with pytest.raises(FileNotFoundError, match="`source` 'my/own/texts' is no file or folder, and no Hub id"):
+        load_documents("my/own/texts")
+
+
+def test_a_dataset_id_that_cannot_be_reached_is_named():
+    with pytest.raises(FileNotFoundError, match="`source` 'someone/stories' is no file or folder, and no dataset id"):
+        load_documents("someone/stories")
+
+
 # Streams
 
 

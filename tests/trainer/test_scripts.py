@@ -281,7 +281,9 @@ class TestArguments:
             ("pretrain", [*NEW, *TOKENIZER, "--block_size", "0"], "--block_size must be at least 1"),
             ("pretrain", [*NEW, *TOKENIZER, "--streaming"], "--streaming needs --max_steps"),
             ("pretrain", [*NEW, *TOKENIZER, "--eval_strategy", "steps"], "--eval_strategy needs a text to evaluate on"),
-            ("pretrain", [*NEW, *TOKENIZER, "--validation_data", "none.txt"], "--validation_data: `source` 'none.txt'"),
+            ("pretrain", [*NEW, *TOKENIZER, "--validation_data", "none.txt"], "--validation_data 'none.txt': no such"),
+            ("pretrain", [*NEW, *TOKENIZER, "--train_data", "a/b/c"], "--train_data 'a/b/c' is no file or folder, and"),
+            ("pretrain", [*NEW, "--tokenizer", "./nowhere"], "--tokenizer ./nowhere is no folder, and no Hub id"),
             ("pretrain", [*NEW, *TOKENIZER, "--train_split", "train"], "--train_split belongs to a dataset id"),
             ("pretrain", [*NEW, *TOKENIZER, "--validation_split", "test"], "--validation_split belongs to a dataset"),
             ("pretrain", [*NEW, *TOKENIZER, "--streaming", "--num_proc", "2"], "--num_proc has no effect on a stream"),
@@ -296,6 +298,8 @@ class TestArguments:
             ("pretrain", [*NEW, *TOKENIZER, "--resume_from_checkpoint", "x"], "x is no folder of a checkpoint"),
             ("distill", [], "give the model to start from: --model_name_or_path"),
             ("distill", ["--model_name_or_path", "nowhere/here"], "nowhere/here is no model folder"),
+            ("distill", ["--model_name_or_path", "./nowhere"], "./nowhere is no model folder, and no Hub id (org"),
+            ("distill", ["--model_name_or_path", "nowhere"], "nowhere is no model folder, and no Hub id (org"),
             ("distill", ["--model_name_or_path", "dfm.pth"], "convert it to a model folder first (fsdfm convert)"),
             ("distill", ["--model_name_or_path", "x", "--ema_decay", "1"], "`ema_decay` must be in [0, 1)"),
             ("distill", ["--model_name_or_path", "x", "--solver", "rk4"], "invalid choice: 'rk4'"),
@@ -323,6 +327,17 @@ class TestArguments:
         common = ["--train_data", text, "--output_dir", tmp_path / "out"]
         assert words in error_of(capsys, script, *common, *arguments)
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("script", ["pretrain", "distill", "finetune"])
+    def test_a_mistyped_folder_is_not_looked_for_on_the_hub(self, capsys, monkeypatch, text, tmp_path, script):
+        monkeypatch.setattr("transformers.utils.hub.hf_hub_download", lambda *_, **__: pytest.fail("the Hub was asked"))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "models").mkdir()
+        common = ["--output_dir", tmp_path / "out"]
+        error = error_of(capsys, script, *common, "--train_data", text, "--model_name_or_path", "models/dmf")
+        assert "--model_name_or_path models/dmf is no model folder, and not taken for a Hub id" in error
+        error = error_of(capsys, script, *common, "--train_data", "models/text", "--model_name_or_path", "models/dmf")
+        assert "models/text" in error or "models/dmf" in error
 
     def test_data_and_run_folder_are_required(self, capsys, text, tmp_path):
         model = [*SIZES, "--train_tokenizer_vocab_size", "300"]

@@ -40,6 +40,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..configuration_fsdfm import FSDFMConfig
+from ..hub_ids import why_no_hub_id
 from ..modeling_fsdfm import FSDFMForDiffusionLM
 
 
@@ -334,7 +335,7 @@ def _infer_sizes(tensors: Mapping[str, Any], has_mask: bool) -> dict[str, Any]:
     if num_rows == GPT2_VOCAB_SIZE + 1 and not has_mask:
         logger.warning(
             f"The token embedding has {num_rows} rows, one more than GPT-2's vocabulary. If the model was trained from "
-            "a mask source, convert it with `source_distribution` mask"
+            'a mask source, convert it with source_distribution="mask" (--source-distribution mask)'
         )
     sizes = {
         "vocab_size": num_rows - has_mask,
@@ -511,9 +512,11 @@ def _own_storage(tensor: Tensor) -> Tensor:
 
 
 def _load_complete(path: str | os.PathLike) -> FSDFMForDiffusionLM:
-    if not os.path.isdir(path) and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
-        raise NotADirectoryError(f"`model` {path} is no folder, and no Hub id (organization/name)")
+    reason = None if os.path.isdir(path) else why_no_hub_id(str(path))
+    if reason is not None:
+        raise NotADirectoryError(f"`model` {path} is no folder, and {reason}")
     try:
+        _check_is_flow(path)
         loaded: Any = FSDFMForDiffusionLM.from_pretrained(path, dtype="auto", output_loading_info=True)
         model, info = loaded
     except OSError as error:
@@ -522,6 +525,13 @@ def _load_complete(path: str | os.PathLike) -> FSDFMForDiffusionLM:
         if names := sorted(map(str, info[problem])):
             raise ValueError(f"`model` {path} has {problem.replace('_', ' ')}: {_enumerate(names)}")
     return model
+
+
+def _check_is_flow(path: str | os.PathLike) -> None:
+    """Of another kind of model, its configuration would be misread as one of ours."""
+    settings, _ = FSDFMConfig.get_config_dict(path)
+    if settings.get("model_type") != FSDFMConfig.model_type:
+        raise ValueError(f"`model` {path} is of the type {settings.get('model_type')!r}, not a DFM or FS-DFM")
 
 
 def _check_has_published_form(model: PreTrainedModel) -> None:

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import FSDFMConfig, FSDFMForDiffusionLM
 from ..hub_configs import available_configs
+from ..hub_ids import why_no_hub_id
 
 
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
@@ -100,6 +101,8 @@ class ModelFolder:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    if reason := why_no_hub_id(hub_id, needs_organization=False):
+        raise ValueError(f"model {hub_id} is no folder, and {reason}")
     try:
         wanted = [*WEIGHT_FILES, "*.json", *TOKENIZER_FILES, *CODE_FILES]
         return Path(snapshot_download(hub_id, allow_patterns=wanted))
