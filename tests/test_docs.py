@@ -166,8 +166,7 @@ def shell(world, tmp_path, monkeypatch, capsys) -> Shell:
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     packaged = {_model.DEFAULT_CHECKPOINT: tmp_path / "my-fsdfm", demo_module.DEFAULT_DFM: tmp_path / "my-dfm"}
-    for module in (_model, demo_module):
-        monkeypatch.setattr(module, "available_configs", lambda: packaged)
+    monkeypatch.setattr(_model, "available_configs", lambda: packaged)
     monkeypatch.setattr("transformers_fsdfm.demo.page.serve", lambda *_: "there")
     monkeypatch.setattr(demo_module, "_wait", lambda: None)
     return Shell(monkeypatch, capsys)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.conftest import tiny_model
-from transformers_fsdfm import FSDFMForDiffusionLM, FSDFMGenerationConfig
+from transformers_fsdfm import FSDFMForDiffusionLM, FSDFMGenerationConfig, available_configs
 from transformers_fsdfm.cli import _model
 
 
@@ -19,7 +19,7 @@ def test_json_has_everything(run, checkpoint):
     code, out, error = run("info", checkpoint, "--json")
     record = json.loads(out)
     assert (code, error) == (0, "")
-    assert list(record) == ["checkpoint", "devices", "versions"]
+    assert list(record) == ["checkpoint", "packaged", "devices", "versions"]
     model = FSDFMForDiffusionLM.from_pretrained(checkpoint)
     files = {file.name: file.stat().st_size for file in checkpoint.iterdir()}
     assert record["checkpoint"] == {
@@ -91,6 +91,21 @@ def test_a_configuration_without_weights(run):
     assert record["dtypes"] == []
     assert 160e6 < record["num_parameters"] < 180e6
     assert "(no weights here)" in run("info", "fsdfm-170m")[1]
+
+
+def test_what_can_generate_is_told_from_what_can_only_be_trained(run, checkpoint, monkeypatch):
+    packaged = {"few-step": checkpoint, "fsdfm-170m": available_configs()["fsdfm-170m"]}
+    monkeypatch.setattr(_model, "available_configs", lambda: packaged)
+    monkeypatch.setattr("transformers_fsdfm.hub_configs.available_scorers", lambda: {"judge": checkpoint})
+    assert json.loads(run("info", "--json")[1])["packaged"] == {
+        "checkpoints": ["few-step"],
+        "configurations": ["fsdfm-170m"],
+        "scorers": ["judge"],
+    }
+    out = run("info")[1]
+    assert re.search(r"^ +checkpoints +few-step$", out, re.MULTILINE)
+    assert re.search(r"^ +configurations +fsdfm-170m \(no weights; fsdfm pretrain --config_name", out, re.MULTILINE)
+    assert re.search(r"^ +scorers +judge$", out, re.MULTILINE)
 
 
 def test_without_any_checkpoint_it_tells_of_the_machine(run, monkeypatch):

@@ -59,15 +59,25 @@ def test_nothing_named_where_the_package_has_no_checkpoint(monkeypatch, has_conf
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nowhere", "is no folder, no Hub id .organization/name., and none of dfm-170m"),
-        ("no/such/folder", "is no folder, no Hub id"),
+        ("nowhere", "is no folder, and no Hub id .organization/name.$"),
+        ("no/such/folder", "is no folder, and no Hub id"),
+        ("tests/nowhere", "tests/nowhere is no folder, and not taken for a Hub id"),
         ("organization/model", "is no folder, and cannot be had from the Hub"),
-        ("fsdfm-170m", "is a configuration without weights"),
+        ("fsdfm-170m", "`model` fsdfm-170m is a configuration without weights; `fsdfm pretrain` trains"),
     ],
 )
-def test_a_model_that_is_not_there(name, words):
+def test_a_model_that_is_not_there(name, words, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(OSError, match=words):
         load(name)
+
+
+def test_among_what_is_there_are_checkpoints_alone(checkpoint, monkeypatch):
+    packaged = {"with-weights": checkpoint, "without": available_configs()["fsdfm-170m"]}
+    monkeypatch.setattr(_model, "available_configs", lambda: packaged)
+    assert _model.packaged_checkpoints() == {"with-weights": checkpoint}
+    with pytest.raises(FileNotFoundError, match=r"the checkpoints of this package are with-weights$"):
+        load("with-wieghts")
 
 
 def test_a_file_is_no_model_folder(tmp_path):

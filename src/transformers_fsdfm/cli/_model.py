@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..hub_configs import available_configs
+from ..hub_ids import why_no_hub_id
 
 
 if TYPE_CHECKING:
@@ -20,37 +21,42 @@ if TYPE_CHECKING:
     from ..modeling_fsdfm import FSDFMForDiffusionLM
 
 DEFAULT_CHECKPOINT = "fsdfm-tinystories"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # No code: the classes of this package load every checkpoint
 NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md")
 
 
+def packaged_checkpoints() -> dict[str, Path]:
+    """What comes with the package and can generate: name -> folder. The other configurations have no weights."""
+    return {name: folder for name, folder in available_configs().items() if weight_files(folder)}
+
+
 def find_checkpoint(model: str | None) -> Path:
     """
-    The folder of a checkpoint.
+    The folder of a checkpoint, or of a configuration without weights.
 
     Args:
-        model (`str`, *optional*): a folder, the name of a checkpoint that comes with the package, or a Hub id, which is
-            downloaded. None: the default checkpoint of the package.
+        model (`str`, *optional*): a folder, the name of what comes with the package, or a Hub id, which is downloaded.
+            None: the default checkpoint of the package.
 
     Raises:
         `FileNotFoundError`, `OSError`: there is none.
     """
-    packaged = available_configs()
     if model is None:
-        folder = packaged.get(DEFAULT_CHECKPOINT)
-        if folder is None or not weight_files(folder):
+        folder = packaged_checkpoints().get(DEFAULT_CHECKPOINT)
+        if folder is None:
             raise FileNotFoundError("`model` is needed (a folder or a Hub id): this installation has no checkpoint")
         return folder
+    packaged = available_configs()
     if os.path.isdir(model):
         return Path(model)
     if model in packaged:
         return packaged[model]
     if os.path.isfile(model):
         raise NotADirectoryError(f"`model` {model} is a file; `fsdfm convert` makes a model folder of a published one")
-    if not HUB_ID.fullmatch(model):
-        known = ", ".join(packaged)
-        raise FileNotFoundError(f"`model` {model} is no folder, no Hub id (organization/name), and none of {known}")
+    if reason := why_no_hub_id(model):
+        known = ", ".join(packaged_checkpoints())
+        hint = f"; the checkpoints of this package are {known}" if known else ""
+        raise FileNotFoundError(f"`model` {model} is no folder, and {reason}{hint}")
     return _download(model)
 
 
@@ -139,7 +145,7 @@ def load(
         torch_device = find_device(device)
         if not weight_files(folder):
             raise FileNotFoundError(
-                f"`model` {folder} is a configuration without weights; `fsdfm pretrain` trains a model of it"
+                f"`model` {model or folder} is a configuration without weights; `fsdfm pretrain` trains a model of it"
             )
         tokenizer = _load_tokenizer(folder, config)
         disable_progress_bar()

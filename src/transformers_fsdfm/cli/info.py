@@ -25,7 +25,8 @@ def info(
     """
     Show what a checkpoint is, and the devices and versions here.
 
-    The weights are not loaded.
+    Also what comes with the package: checkpoints, which can generate, configurations without weights, which fsdfm
+    pretrain takes, and scorers for fsdfm evaluate. The weights are not loaded.
 
     \b
     Examples:
@@ -36,7 +37,12 @@ def info(
     from ._output import to_json, write_stdout
 
     with quiet_libraries():
-        record = {"checkpoint": _describe_checkpoint(model), "devices": _devices(), "versions": _versions()}
+        record = {
+            "checkpoint": _describe_checkpoint(model),
+            "packaged": _packaged(),
+            "devices": _devices(),
+            "versions": _versions(),
+        }
     write_stdout(to_json(record) if as_json else "\n".join(_table(record)) + "\n")
 
 
@@ -67,6 +73,19 @@ def _describe_checkpoint(model: str | None) -> dict[str, Any] | None:
         "schedule_exponent": config.schedule_exponent if config.schedule == "polynomial" else None,
         "tokenizer": _describe_tokenizer(folder),
         "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
+    }
+
+
+def _packaged() -> dict[str, list[str]]:
+    """What comes with the package, by name."""
+    from .. import hub_configs
+    from . import _model
+
+    checkpoints = _model.packaged_checkpoints()
+    return {
+        "checkpoints": list(checkpoints),
+        "configurations": [name for name in _model.available_configs() if name not in checkpoints],
+        "scorers": list(hub_configs.available_scorers()),
     }
 
 
@@ -163,6 +182,12 @@ def _table(record: dict[str, Any]) -> list[str]:
         lines.append("  none: no MODEL was given, and this installation has no checkpoint")
     else:
         lines += [f"  {name:<14}{value}" for name, value in _checkpoint_rows(checkpoint)]
+    lines.append("In the package")
+    for kind, names in record["packaged"].items():
+        note = (
+            " (no weights; fsdfm pretrain --config_name NAME trains one)" if kind == "configurations" and names else ""
+        )
+        lines.append(f"  {kind:<16}{', '.join(names) or 'none'}{note}")
     lines.append("Devices")
     for device in record["devices"]:
         details = [device.get("description"), _gigabytes(device.get("memory_bytes"))]
