@@ -78,6 +78,30 @@ def test_wrong_usage_is_one_line_and_exit_code_2(run, arguments, words):
     assert re.fullmatch(r"fsdfm: error: .* \(see fsdfm( \w+)? --help\)\n", error)
 
 
+@pytest.mark.parametrize("name", ["generate", "infill", "timeline", "evaluate", "trajectory"])
+def test_the_number_of_steps_has_one_documented_name_and_one_other(name):
+    command = cli._import_command(name)
+    (steps,) = (option for option in command.params if "--steps" in option.opts)
+    assert steps.opts == ["--steps", "--num-steps"]
+    assert command.as_typed("`num_steps`") == "--steps"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("a b --steps 1 2 4 --json", "a b --steps 1,2,4 --json"),
+        ("--num_steps 1, 2, 4 a", "--num_steps 1,2,4 a"),
+        ("--steps=1 2 --seeds 0 1", "--steps=1,2 --seeds 0,1"),
+        ("--steps 1,2 4,8 a 16", "--steps 1,2,4,8 a 16"),
+        ("--steps 1 two 4", "--steps 1 two 4"),
+        ("--num-samples 20 30 --out --steps 1", "--num-samples 20 30 --out --steps 1"),
+        ("--steps", "--steps"),
+    ],
+)
+def test_lists_of_numbers_may_have_spaces_between_them(typed, meant):
+    assert cli._import_command("evaluate").join_numbers(typed.split()) == meant.split()
+
+
 def test_errors_name_what_was_typed():
     def example(
         prompt: Annotated[str, typer.Argument(metavar="PROMPT")], num_steps: Annotated[int, typer.Option()] = 8
@@ -112,7 +136,7 @@ def test_a_program_error_keeps_its_type_and_its_traceback_on_request(run, monkey
         raise AttributeError("no `num_steps`\nhere")
 
     monkeypatch.setattr("transformers_fsdfm.cli._output.check_target", fail)
-    assert run("generate") == (1, "", "fsdfm: error: AttributeError: no --num-steps here\n")
+    assert run("generate") == (1, "", "fsdfm: error: AttributeError: no --steps here\n")
     monkeypatch.setenv("FSDFM_TRACEBACK", "1")
     with pytest.raises(AttributeError):
         main(["generate"])

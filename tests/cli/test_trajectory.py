@@ -68,7 +68,7 @@ def test_another_reference_is_another_measurement(run, checkpoint, data, tmp_pat
         (["--steps", "3"], "--steps must divide --num-fine-steps"),
         (["--num-texts", "5000"], "fewer than --num-texts (5000)"),
         (["--lengths", "65"], "length 65 must be in [1, 64]"),
-        (["--data", "missing.txt"], "no such file"),
+        (["--data", "missing.txt"], "--data 'missing.txt': no such file"),
         (["--model", "missing"], "missing is no folder"),
     ],
 )
@@ -79,6 +79,16 @@ def test_bad_arguments_are_named(run, checkpoint, data, tmp_path, options, messa
     assert code == 1
     assert message in error
     assert not (tmp_path / "growth").exists()
+
+
+def test_numbers_may_stand_apart(run, checkpoint, data, tmp_path):
+    options = ["--num-fine-steps", 8, "--num-texts", 1, "--num-rollouts", 2]
+    options += ["--steps", 1, 8, "--lengths", 16, 32, "--start-times", 0, 0.5]
+    code, _, error = run("trajectory", "--model", checkpoint, "--data", data, "--out", tmp_path, *options)
+    assert code == 0, error
+    rows = json.loads((tmp_path / "trajectory.json").read_text(encoding="utf-8"))["by_steps"]
+    assert {row["length"] for row in rows} == {16, 32}
+    assert {(row["start_time"], row["num_steps"]) for row in rows} == {(0, 1), (0, 8), (0.5, 8)}
 
 
 def test_missing_matplotlib_is_said_before_the_work(run, checkpoint, data, tmp_path, monkeypatch):

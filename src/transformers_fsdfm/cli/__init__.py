@@ -7,7 +7,8 @@ when the command runs, and imports torch or transformers inside the function onl
 
 Results go to standard output and all else to standard error, where an error is one line, `fsdfm: error: ...`. The
 library's messages name arguments in backticks; here they become what the user typed, e.g. `num_steps` --num-steps.
-Arguments that the library calls by another name than the command stand in `LIBRARY_NAMES` of the command's file.
+Arguments that the library calls by another name than the command stand in `LIBRARY_NAMES` of the command's file, those
+that are lists of numbers in its `NUMBER_LISTS`.
 """
 
 import contextlib
@@ -41,15 +42,36 @@ COMMANDS = {
 }
 
 
+NUMBERS = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?)*,?")
 # Of the library that typer parses with, which differs from version to version
 UsageError: Any = typer.BadParameter.__base__
 CommandLineError: Any = UsageError.__base__
 
 
 class Command(TyperCommand):
-    """A command whose errors speak of what was typed."""
+    """A command whose errors speak of what was typed, and which takes lists of numbers with commas or with spaces."""
 
     library_names: dict[str, str] = {}  # noqa: RUF012
+    number_lists: tuple[str, ...] = ()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self.join_numbers(args))
+
+    def join_numbers(self, arguments: list[str]) -> list[str]:
+        """The arguments with `--steps 1 2 4` as `--steps 1,2,4`: else 2 and 4 would be models."""
+        spellings = {option for one in self.params if one.name in self.number_lists for option in one.opts}
+        joined: list[str] = []
+        is_option = is_list = False  # the last word: such an option, numbers of such an option
+        for word in arguments:
+            if is_list and NUMBERS.fullmatch(word):
+                joined[-1] = f"{joined[-1].rstrip(',')},{word}"
+                continue
+            option, equals, value = word.partition("=")
+            is_such = not is_option and option.replace("_", "-") in spellings
+            is_list = bool(NUMBERS.fullmatch(word if is_option else value)) and (is_option or is_such)
+            is_option = is_such and not equals
+            joined.append(word)
+        return joined
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -93,6 +115,7 @@ def _import_command(name: str) -> Any:
     command = get_command(single)
     assert isinstance(command, Command)
     command.library_names = getattr(module, "LIBRARY_NAMES", {})
+    command.number_lists = getattr(module, "NUMBER_LISTS", ())
     return command
 
 

@@ -28,7 +28,8 @@ MODEL_HELP = "Model folder or Hub id. By default the checkpoint that comes with 
 
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", metavar="PATH", help=MODEL_HELP)]
 NumStepsOption = Annotated[
-    int | None, typer.Option("--num-steps", metavar="N", min=1, help="Steps, by default those of the checkpoint.")
+    int | None,
+    typer.Option("--steps", "--num-steps", metavar="N", min=1, help="Steps, by default those of the checkpoint."),
 ]
 TemperatureOption = Annotated[
     float | None, typer.Option("--temperature", metavar="X", help="Divides the logits: 1 by default.")

@@ -14,8 +14,15 @@ from . import _options as options
 if TYPE_CHECKING:
     from ..evaluation.report import Report
 
-LIBRARY_NAMES = {"scorers": "--scorer", "systems": "--system", "baselines": "--baseline"}
+LIBRARY_NAMES = {
+    "num_steps": "--steps",
+    "scorers": "--scorer",
+    "systems": "--system",
+    "baselines": "--baseline",
+}
+NUMBER_LISTS = ("steps", "seeds")
 LIST = "Comma-separated, or several times."
+NUMBERS = "With commas or spaces between them."
 
 
 def evaluate(
@@ -50,7 +57,10 @@ def evaluate(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code that comes with a --system run.")
     ] = False,
-    steps: Annotated[list[str] | None, typer.Option(metavar="N,N", help=f"By default 1,2,4,8,16. {LIST}")] = None,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option("--steps", "--num-steps", metavar="N,N", help=f"By default 1,2,4,8,16. {NUMBERS}"),
+    ] = None,
     solvers: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help=f"By default cumulative_scalar. {LIST}")
     ] = None,
@@ -62,7 +72,7 @@ def evaluate(
             f"given. {LIST}",
         ),
     ] = None,
-    seeds: Annotated[list[str] | None, typer.Option(metavar="N,N", help=f"By default 0,1,2. {LIST}")] = None,
+    seeds: Annotated[list[str] | None, typer.Option(metavar="N,N", help=f"By default 0,1,2. {NUMBERS}")] = None,
     num_samples: Annotated[int, typer.Option(metavar="N", min=1, help="Sequences for each seed.")] = 64,
     length: Annotated[
         int | None, typer.Option(metavar="N", min=2, help="Tokens of a sequence, by default the trained length.")
@@ -166,7 +176,7 @@ def _quieten_libraries() -> None:
 
 def _words(values: list[str] | None) -> list[str] | None:
     """The entries of an option that takes a list; None if it was not given."""
-    return [entry.strip() for value in values for entry in value.split(",")] if values else None
+    return [entry.strip() for value in values for entry in value.rstrip(",").split(",")] if values else None
 
 
 def _integers(option: str, values: list[str] | None) -> list[int] | None:
@@ -211,4 +221,4 @@ def _print(report: "Report", out: Path, as_json: bool) -> None:
     write_stdout("\n".join([*lines, f"Wrote {out / 'report.md'}"]) + "\n")
 
 
-__all__ = ["LIBRARY_NAMES", "evaluate"]
+__all__ = ["LIBRARY_NAMES", "NUMBER_LISTS", "evaluate"]

@@ -56,7 +56,7 @@ def generate(
     \b
     Examples:
       fsdfm generate "Once upon a time"
-      fsdfm generate "Once upon a time" --num-steps 4 --max-new-tokens 100 --seed 1
+      fsdfm generate "Once upon a time" --steps 4 --max-new-tokens 100 --seed 1
       echo "Once upon a time" | fsdfm generate - --json > story.json
       fsdfm generate --model my-model --num-samples 10 --out stories.txt
     """

@@ -30,10 +30,7 @@ def timeline(
     ar: Annotated[
         str | None, typer.Option(metavar="PATH", help="An autoregressive model of transformers beside it.")
     ] = None,
-    num_steps: Annotated[
-        int | None,
-        typer.Option("--num-steps", "--steps", metavar="N", min=1, help="Steps, by default those of the checkpoint."),
-    ] = None,
+    num_steps: options.NumStepsOption = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Tokens to write. By default up to the trained length.")
     ] = None,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 USUAL_LENGTHS = (128, 256, 512, 1024)
+NUMBER_LISTS = ("steps", "start_times", "lengths")
+LIBRARY_NAMES = {"num_steps": "--steps", "source": "--data"}
 TEXT_SEED = 30624  # of the choice of texts, the same in every run
 
 
@@ -30,7 +32,10 @@ def trajectory(
         typer.Option("--reference", metavar="PATH", help="The model of the many steps: by default the same."),
     ] = None,
     steps: Annotated[
-        str, typer.Option("--steps", metavar="N,N...", help="Numbers of steps from t = 0 to 1; each divides the many.")
+        str,
+        typer.Option(
+            "--steps", "--num-steps", metavar="N,N...", help="Numbers of steps from t = 0 to 1; each divides the many."
+        ),
     ] = "1,2,4,8,16,32,64,128,256,512",
     num_fine_steps: Annotated[int, typer.Option("--num-fine-steps", metavar="N", min=1, help="The many steps.")] = 1024,
     start_times: Annotated[
@@ -95,7 +100,7 @@ def trajectory(
 
 def _numbers(name: str, text: str, kind: type) -> list[Any]:
     try:
-        return [kind(part) for part in text.split(",")]
+        return [kind(part) for part in text.rstrip(",").split(",")]
     except ValueError as error:
         raise ValueError(f"`{name}` must be numbers with commas between them, but is {text!r}") from error
 
