@@ -2,6 +2,7 @@
 """`fsdfm evaluate`."""
 
 import json
+import sys
 
 import pytest
 
@@ -91,6 +92,70 @@ def test_options_reach_the_library(run, arguments, seen):
     assert (own.device, own.dtype, seen["sample"]) == ("cpu", "bfloat16", False)
 
 
+def test_numbers_may_stand_apart(run, arguments, seen):
+    assert run(*arguments, "--steps", "1", "2", "4", "--seeds", "3", "4")[0] == 0
+    assert (list(seen["settings"].steps), list(seen["settings"].seeds)) == ([1, 2, 4], [3, 4])
+    assert len(seen["settings"].models) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "is_terminal", "style"),
+    [([], True, "bars"), ([], False, "lines"), (["--json"], True, None), (["--json"], False, None)],
+)
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    run, arguments, seen, monkeypatch, options, is_terminal, style
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    assert run(*arguments, *options)[0] == 0
+    assert seen["progress"] == style
+
+
+def test_help_says_when_a_scorer_is_required(run):
+    help_text = " ".join(run("evaluate", "--help")[1].split())
+    words = help_text[help_text.index("--scorer") : help_text.index("--system ")]
+    assert "Required, unless --metrics leaves out generative_perplexity and mauve." in words
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.txt", None, "'none.txt': no such file"),
+        ("empty.txt", "", "'empty.txt' is empty"),
+        ("blank.txt", " \n", "'blank.txt' holds no text"),
+        ("short.txt", "dog", "tokens, fewer than one block"),
+        ("texts/none", None, "'texts/none' is no file or folder, and not taken for a Hub id"),
+        ("some/texts", None, "'some/texts' is no file or folder, and no dataset id that can be reached"),
+    ],
+)
+def test_real_text_that_is_none_is_called_by_its_option(
+    run,
+    world,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    name,
+    content,
+    words,
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "texts").mkdir()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    code, _, error = run("evaluate", world.fsdfm, "--reference", name, "--scorer", world.scorer, "--out", "out")
+    assert (code, "--reference " in last_line(error), words in last_line(error)) == (1, True, True), error
+    assert "source" not in last_line(error)
+
+
+def test_a_mistyped_model_is_not_looked_for_on_the_hub(run, world, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the Hub was asked"))
+    monkeypatch.chdir(world.fsdfm.parent)
+    options = ["--reference", world.reference, "--scorer", world.scorer, "--out", tmp_path]
+    (tmp_path / "models").mkdir()
+    for name in ("./fsdmf", "a/b/c", f"{tmp_path}/models/fsdmf"):
+        code, _, error = run("evaluate", name, *options)
+        assert (code, "is no folder, and no Hub id (organization/name)" in error) == (1, True), error
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
@@ -115,3 +180,4 @@ def test_errors_speak_of_what_was_typed(run, arguments, changes, code, words):
 def test_a_scorer_is_asked_for_by_its_option(run, world, tmp_path):  # noqa: F811
     code, _, error = run("evaluate", world.fsdfm, "--reference", world.reference, "--out", tmp_path)
     assert (code, "--scorer must not be empty" in last_line(error)) == (1, True)
+    assert "leave both out of --metrics" in last_line(error)

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from tests.conftest import tiny_model
 from transformers_fsdfm import FSDFMForDiffusionLM, optional
 from transformers_fsdfm.evaluation import EvaluationSettings, evaluate_models
 from transformers_fsdfm.evaluation import run as run_module
+from transformers_fsdfm.evaluation.progress import Progress
 from transformers_fsdfm.evaluation.samples import SampleStore
 from transformers_fsdfm.evaluation.scores import Judge
 from transformers_fsdfm.trainer.noise import seeded_generator
@@ -324,13 +326,51 @@ def test_scoring_that_was_interrupted_goes_on_where_it_was(make, tmp_path, monke
 
 
 def test_bars_count_sequences_and_scores_where_they_are_wanted(make, capsys):
-    evaluate_models(make(), progress=True)
+    evaluate_models(make(), progress="bars")
     bars = capsys.readouterr().err
     assert "Sampling: 100%" in bars
     assert "160/160" in bars
     assert "Scoring: 100%" in bars
     evaluate_models(make(temperature=0.9))
     assert "Sampling" not in capsys.readouterr().err
+
+
+def test_lines_say_what_was_done_and_how_long_it_took(make, capsys):
+    evaluate_models(make(), progress="lines")
+    lines = capsys.readouterr().err.splitlines()
+    sampling = [line for line in lines if line.startswith("Sampling")]
+    assert len(sampling) == 8
+    assert re.fullmatch(
+        r"Sampling 1/8: dfm, unconditional, cumulative_scalar, 1 step, seed 0, \d+\.\d s", sampling[0]
+    ), sampling
+    assert "fsdfm, unconditional, cumulative_scalar, 3 steps, seed 1" in sampling[-1]
+    assert re.match(r"Scoring 18/18: \w+ of .*, \d+\.\d s", lines[-1]), lines
+    evaluate_models(make(), progress="lines")
+    assert not re.search("Sampling|Scoring", capsys.readouterr().err)  # there was nothing left to do
+
+
+def test_lines_of_short_work_come_now_and_then(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("transformers_fsdfm.evaluation.progress.time.monotonic", lambda: now)
+    with Progress("Scoring", 7, "lines", seconds_between_lines=10) as progress:
+        for number in range(7):
+            now += 4
+            progress.advance(f"file {number}")
+    assert capsys.readouterr().err.splitlines() == [
+        "Scoring 3/7: file 2, 4.0 s",
+        "Scoring 6/7: file 5, 4.0 s",
+        "Scoring 7/7: file 6, 4.0 s",
+    ]
+
+
+def test_there_is_progress_in_the_bounds_too(make, capsys):
+    evaluate_models(make(metrics=("likelihood_bound",)), progress="lines")
+    assert "Scoring 2/2: likelihood_bound of dfm, " in capsys.readouterr().err
+
+
+def test_an_unknown_kind_of_progress_is_refused(make):
+    with pytest.raises(ValueError, match="`progress` must be one of bars, lines or None, but got True"):
+        evaluate_models(make(), progress=True)
 
 
 @pytest.mark.slow
@@ -488,6 +528,7 @@ def test_too_little_reference_text_is_refused(refused, world, tmp_path):
     )
     (tmp_path / "empty.txt").write_text("")
     assert "is empty" in refused(reference=[str(tmp_path / "empty.txt")])
+    assert "`reference` 'missing.txt': no such file" in refused(FileNotFoundError, reference=["missing.txt"])
     assert "no such file" in refused(FileNotFoundError, reference=[str(tmp_path / "missing.txt")])
 
 

@@ -40,7 +40,11 @@ def evaluate(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the report.")],
     scorer: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH", help="Causal language model that judges texts; several times for several."),
+        typer.Option(
+            metavar="PATH",
+            help="Causal language model that judges texts; repeatable. Required, unless --metrics leaves out "
+            "generative_perplexity and mauve.",
+        ),
     ] = None,
     system: Annotated[
         list[str] | None,
@@ -124,8 +128,11 @@ def evaluate(
       fsdfm evaluate fsdfm dfm --reference valid.txt --scorer gpt2 --out report --steps 8,1024 \\
           --modes unconditional,prefix-50,infill-25 --compare fsdfm@8:dfm@1024 --equivalence-margin 0.05
     """
-    from ..evaluation import EvaluationSettings, evaluate_models
-    from ..evaluation.workbench import check_libraries
+    from ._model import quiet_libraries
+
+    with quiet_libraries():
+        from ..evaluation import EvaluationSettings, evaluate_models
+        from ..evaluation.workbench import check_libraries
 
     lists = {
         "steps": _integers("--steps", steps),
@@ -160,7 +167,8 @@ def evaluate(
     )
     check_libraries(settings)
     _quieten_libraries()
-    report = evaluate_models(settings, sample=not no_sample, progress=not as_json and sys.stderr.isatty())
+    style = None if as_json else "bars" if sys.stderr.isatty() else "lines"
+    report = evaluate_models(settings, sample=not no_sample, progress=style)
     if report is not None:  # else another process has it
         _print(report, out, as_json)
 

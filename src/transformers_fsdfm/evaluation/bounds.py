@@ -3,7 +3,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -36,19 +35,18 @@ class BoundStore:
 
     def compute(
         self,
-        models: Iterable[ModelFolder],
+        folder: ModelFolder,
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
         device: torch.device,
     ) -> None:
-        """Computes and stores the bounds of models."""
+        """Computes and stores the bounds of a model."""
         from ..metrics.likelihood_bound.functional import likelihood_bound
 
-        for folder in models:
-            model = load_flow(folder, self._dtype, device)
-            result = likelihood_bound(self._blocks, model, tokenizer=tokenizer, batch_size=batch_size)
-            with written_whole(self.path(folder)) as file:
-                file.write_text(json.dumps(result), encoding="utf-8")
+        model = load_flow(folder, self._dtype, device)
+        result = likelihood_bound(self._blocks, model, tokenizer=tokenizer, batch_size=batch_size)
+        with written_whole(self.path(folder)) as file:
+            file.write_text(json.dumps(result), encoding="utf-8")
 
     def load(self, model: ModelFolder) -> dict[str, list[float]]:
         """`nll`, `tokens` and `bytes` of each sequence."""

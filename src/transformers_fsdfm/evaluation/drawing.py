@@ -59,7 +59,7 @@ def draw_runs(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     num_processes: int = 1,
-    report: Callable[[int], None] = lambda rows: None,
+    report: Callable[[Run, int], None] = lambda run, rows: None,
 ) -> None:
     """
     Draws and stores the samples of runs.
@@ -68,7 +68,7 @@ def draw_runs(
         runs (`Iterable[Run]`): each model is loaded once for all its runs.
         models (`dict[str, ModelFolder]`): all systems by name.
         tokenizer: of the report.
-        report (`Callable`, *optional*): told the number of sequences of every batch that is done.
+        report (`Callable`, *optional*): told of every batch that is done: its run and its number of sequences.
     """
     ordered = sorted(runs)
     for name in dict.fromkeys(run.cell.model for run in ordered):
@@ -85,7 +85,7 @@ def draw_runs(
                 batch = writer.write(prompts, rows, run)
                 for feature, values in _columns(batch, number, rows, run, tokenizer).items():
                     columns[feature].extend(values)
-                report(len(batch.texts))
+                report(run, len(batch.texts))
             store.save(run, columns, num_processes)
 
 

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
-from tqdm.auto import tqdm
 
 from .. import __version__
 from ..devices import find_device
@@ -19,6 +18,7 @@ from .drawing import draw_runs
 from .files import remove_unfinished, written_whole
 from .markdown import to_markdown
 from .plots import save_plots
+from .progress import PROGRESS_STYLES, SECONDS_BETWEEN_LINES, Progress, ProgressStyle, describe_run
 from .report import Report, finite, make_report
 from .settings import EvaluationSettings, Run
 from .workbench import Workbench, check_libraries
@@ -31,7 +31,9 @@ Item = TypeVar("Item")
 LONGEST_WAIT = datetime.timedelta(days=30)  # of a process for the others
 
 
-def evaluate_models(settings: EvaluationSettings, *, sample: bool = True, progress: bool = False) -> Report | None:
+def evaluate_models(
+    settings: EvaluationSettings, *, sample: bool = True, progress: ProgressStyle | None = None
+) -> Report | None:
     """
     Samples, scores and writes the report.
 
@@ -50,7 +52,8 @@ def evaluate_models(settings: EvaluationSettings, *, sample: bool = True, progre
     Args:
         settings ([`EvaluationSettings`]): what to do.
         sample (`bool`, *optional*, defaults to `True`): `False`: only score what was sampled before.
-        progress (`bool`, *optional*, defaults to `False`): shows bars.
+        progress (`"bars"` or `"lines"`, *optional*): tells on standard error how far it is: bars, or a line for each
+            file of samples and now and then one for the scores; nothing if not set.
 
     Returns:
         [`Report`], the same as in the files; None in all processes but the main one.
@@ -59,12 +62,14 @@ def evaluate_models(settings: EvaluationSettings, *, sample: bool = True, progre
         `ValueError`, `FileNotFoundError`, `ModuleNotFoundError`: if something is missing or does not fit. All of it is
             checked before anything is sampled.
     """
+    if progress not in (None, *PROGRESS_STYLES):
+        raise ValueError(f"`progress` must be one of {', '.join(PROGRESS_STYLES)} or None, but got {progress!r}")
     check_libraries(settings)
     from accelerate import PartialState
 
     state = PartialState(cpu=settings.device == "cpu", timeout=LONGEST_WAIT)
     device = find_device(settings.device, state.device)
-    show = progress and state.is_main_process
+    style = progress if state.is_main_process else None
     with _one_run_at_a_time(Path(settings.out), state.is_main_process):
         bench = Workbench.prepare(settings, device)
         if state.is_main_process:
@@ -74,9 +79,9 @@ def evaluate_models(settings: EvaluationSettings, *, sample: bool = True, progre
         if missing and not sample:
             bench.samples.load(missing[0])  # raises, and says what is missing
         state.wait_for_everyone()  # before the first new file, so that all see the same ones missing
-        _sample(bench, _share(missing, lambda run: run.cell.num_steps, state), state.num_processes, show)
+        _sample(bench, _share(missing, lambda run: run.cell.num_steps, state), state.num_processes, style)
         state.wait_for_everyone()
-        _score(bench, state, show)
+        _score(bench, state, style)
         state.wait_for_everyone()
         return _write_report(bench) if state.is_main_process else None
 
@@ -118,12 +123,13 @@ def _share(items: Sequence[Item], cost: Callable[[Item], float], state: Any) -> 
 # ---- Sampling and scoring --------------------------------------------------------------------------------------------
 
 
-def _sample(bench: Workbench, runs: list[Run], num_processes: int, show: bool) -> None:
+def _sample(bench: Workbench, runs: list[Run], num_processes: int, style: ProgressStyle | None) -> None:
     """Draws the samples of runs."""
     changed = list(dict.fromkeys(filter(None, map(bench.samples.describe_others, runs))))
     if changed:
         logger.warning(f"Sampling anew beside samples of other settings ({changed[0]})")
-    with tqdm(total=len(runs) * bench.settings.num_samples, desc="Sampling", unit="sequence", disable=not show) as bar:
+    size = bench.settings.num_samples
+    with Progress("Sampling", len(runs), style, parts=size, unit="sequence") as progress:
         draw_runs(
             runs,
             store=bench.samples,
@@ -132,11 +138,11 @@ def _sample(bench: Workbench, runs: list[Run], num_processes: int, show: bool) -
             tokenizer=bench.tokenizer,
             device=bench.device,
             num_processes=num_processes,
-            report=bar.update,
+            report=lambda run, rows: progress.advance(describe_run(run), rows),
         )
 
 
-def _score(bench: Workbench, state: Any, show: bool) -> None:
+def _score(bench: Workbench, state: Any, style: ProgressStyle | None) -> None:
     """Computes every score that is missing: of the runs, of the real text, and of the models themselves."""
     runs = [(mode, None) for mode in bench.settings.modes] + [(run.cell.mode, run) for run in bench.settings.runs()]
     missing = [
@@ -150,12 +156,16 @@ def _score(bench: Workbench, state: Any, show: bool) -> None:
         models = []
     state.wait_for_everyone()
     mine = sorted(_share(missing, lambda _: 1, state), key=lambda item: item[0].name)  # one scorer after the other
-    with tqdm(total=len(mine), desc="Scoring", unit="file", disable=not show) as bar:
+    my_models = _share(models, lambda _: 1, state)
+    total = len(mine) + len(my_models)
+    with Progress("Scoring", total, style, seconds_between_lines=SECONDS_BETWEEN_LINES) as progress:
         for job, path, mode, run in mine:
             real = bench.real[mode]
             bench.scores.save(path, bench.judge.compute(job, bench.samples_of(mode, run), real))
-            bar.update()
-    bench.bounds.compute(_share(models, lambda _: 1, state), bench.tokenizer, bench.settings.batch_size, bench.device)
+            progress.advance(f"{job.name} of {f'the real text, {mode}' if run is None else describe_run(run)}")
+        for model in my_models:
+            bench.bounds.compute(model, bench.tokenizer, bench.settings.batch_size, bench.device)
+            progress.advance(f"likelihood_bound of {model.name}")
 
 
 # ---- The report ------------------------------------------------------------------------------------------------------

@@ -136,7 +136,8 @@ class EvaluationSettings:
             Files of real text that no model was trained on, as `load_documents` takes them: the reference row, and the
             prompts of conditional modes.
         scorers (`Sequence[str]`):
-            Folders or Hub ids of causal language models that judge the text; also `NAME=PATH`.
+            Folders or Hub ids of causal language models that judge the text; also `NAME=PATH`. May be empty if
+            `metrics` has neither generative_perplexity nor mauve.
         out (`str` or `os.PathLike`):
             The folder of the report.
         steps (`Sequence[int]`, *optional*, defaults to 1, 2, 4, 8, 16):
@@ -218,6 +219,11 @@ class EvaluationSettings:
         for name in ("models", "reference", "steps", "solvers", "modes", "seeds", "metrics"):
             _check_list(name, getattr(self, name))
         if "generative_perplexity" in self.metrics or "mauve" in self.metrics:
+            if not self.scorers:
+                raise ValueError(
+                    "`scorers` must not be empty: generative_perplexity and mauve need one (else leave both out of "
+                    "`metrics`)"
+                )
             _check_list("scorers", self.scorers)
         for name in ("num_samples", "batch_size", "length", "top_k"):
             _check_at_least(name, getattr(self, name), 1)

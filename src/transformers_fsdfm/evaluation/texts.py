@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """The reference text as blocks of tokens, and tokens as text that a scorer can read."""
 
+import re
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -40,12 +41,19 @@ def reference_blocks(
 
     Returns:
         `np.ndarray` of shape `(blocks, length)` and type int64.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: if there is no such file, or it has no text; they name it `reference`.
     """
     from ..trainer.data import load_documents
     from ..trainer.packing import pack_documents
 
-    documents = load_documents(list(sources) if len(sources) > 1 else sources[0])
-    blocks = pack_documents(documents, tokenizer, length)
+    try:
+        documents = load_documents(list(sources) if len(sources) > 1 else sources[0])
+        blocks = pack_documents(documents, tokenizer, length)
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(re.sub("`(source|documents)`", "`reference`", str(error))) from error
     chosen = np.random.default_rng(BLOCK_SEED).permutation(len(blocks))[:num_blocks]
     return np.stack([blocks[int(number)]["input_ids"] for number in chosen]).astype(np.int64)
 
