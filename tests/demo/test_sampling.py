@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """Sampling that is watched and stopped from another thread."""
 
+import itertools
 import time
 from contextlib import closing
 
@@ -40,8 +41,9 @@ def test_drafts_are_the_canvas_after_their_step(writer, sampler):
 def test_time_goes_on_while_a_step_lasts(writer, sampler):
     CallCounter(writer, seconds=0.2)
     *drafts, _ = sampler.run(writer.model, seed=0, max_new_tokens=4, num_steps=1)
-    assert len({draft.seconds for draft in drafts}) > 5
-    assert {draft.ids for draft in drafts} == {None}
+    before_first_draft = list(itertools.takewhile(lambda draft: draft.ids is None, drafts))
+    assert len({draft.seconds for draft in before_first_draft}) > 5
+    assert len(drafts) - len(before_first_draft) <= 1  # the only step's own, if it was seen before the end
 
 
 def test_closing_the_iterator_ends_the_sampling_after_the_step_under_way(writer, sampler):

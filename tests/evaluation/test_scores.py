@@ -220,7 +220,7 @@ def test_a_model_is_known_by_its_contents(world, tmp_path):
 
 
 def test_models_that_are_no_models_are_named(world, tmp_path):
-    with pytest.raises(ValueError, match="no folder, and no Hub id that can be reached"):
+    with pytest.raises(ValueError, match=r"none is no folder, and no Hub id \(organization/name\)"):
         ModelFolder.find("x", str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"has no config\.json"):
         ModelFolder.find("x", str(tmp_path))
