@@ -63,7 +63,16 @@ def test_without_options_everything_is_the_default_of_the_library(run, arguments
     assert seen["settings"].runs() == expected.runs()
     for name in ("metrics", "num_samples", "length", "batch_size", "compare", "equivalence_margin", "confidence"):
         assert getattr(seen["settings"], name) == getattr(expected, name), name
-    for name in ("num_resamples", "temperature", "final_temperature", "top_k", "top_p", "device", "dtype"):
+    for name in (
+        "num_resamples",
+        "temperature",
+        "final_temperature",
+        "top_k",
+        "top_p",
+        "time_shift",
+        "device",
+        "dtype",
+    ):
         assert getattr(seen["settings"], name) == getattr(expected, name), name
     assert seen["sample"] is True
 
@@ -73,7 +82,19 @@ def test_options_reach_the_library(run, arguments, seen):
     options += ["--seeds", "3,4", "--num_samples", "30", "--length", "100", "--batch_size", "5", "--metrics", "mauve"]
     options += ["--compare", "fsdfm@8:dfm@1024", "--compare", "fsdfm@1@euler:fsdfm@1@posterior"]
     options += ["--equivalence_margin", "0.1", "--confidence", "0.9", "--num_resamples", "500", "--temperature", "0.8"]
-    options += ["--final_temperature", "0", "--top_k", "9", "--top_p", "0.7", "--no-sample", "--device", "cpu"]
+    options += [
+        "--final_temperature",
+        "0",
+        "--top_k",
+        "9",
+        "--top_p",
+        "0.7",
+        "--time-shift",
+        "2",
+        "--no-sample",
+        "--device",
+        "cpu",
+    ]
     options += ["--system", "llada=some/path", "--system-options", '{"block_length": 32}', "--baseline", "gpt2"]
     code, _, error = run(*arguments, *options, "--trust-remote-code", "--dtype", "bfloat16")
     assert code == 0, error
@@ -88,7 +109,7 @@ def test_options_reach_the_library(run, arguments, seen):
     assert (own.system_options, own.trust_remote_code) == ({"block_length": 32}, True)
     assert (own.num_samples, own.length, own.batch_size, own.num_resamples) == (30, 100, 5, 500)
     assert (own.equivalence_margin, own.confidence) == (0.1, 0.9)
-    assert (own.temperature, own.final_temperature, own.top_k, own.top_p) == (0.8, 0, 9, 0.7)
+    assert (own.temperature, own.final_temperature, own.top_k, own.top_p, own.time_shift) == (0.8, 0, 9, 0.7, 2)
     assert (own.device, own.dtype, seen["sample"]) == ("cpu", "bfloat16", False)
 
 

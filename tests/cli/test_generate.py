@@ -85,6 +85,7 @@ def test_json_for_machines(generate, checkpoint):
         (["--final-temperature", 0], {"final_temperature": 0.0}),
         (["--top-k", 5], {"top_k": 5}),
         (["--top-p", 0.9], {"top_p": 0.9}),
+        (["--time-shift", 3], {"time_shift": 3.0}),
         (["--solver", "euler"], {"solver": "euler"}),
         (["--solver", "cumulative_scalar"], {"solver": "cumulative_scalar"}),
         (["--solver", "cumulative-scalar"], {"solver": "cumulative_scalar"}),

@@ -89,12 +89,25 @@ def test_pictures_are_written(timeline, tmp_path):
 
 
 def test_options_reach_generate(timeline, calls):
-    options = ["--temperature", 0.7, "--solver", "euler", "--max-new-tokens", 5, "--steps", 3, "--dtype", "bfloat16"]
+    options = [
+        "--temperature",
+        0.7,
+        "--time-shift",
+        2,
+        "--solver",
+        "euler",
+        "--max-new-tokens",
+        5,
+        "--steps",
+        3,
+        "--dtype",
+        "bfloat16",
+    ]
     code, out, error = timeline(PROMPT, *options, "--device", "cpu")
     assert code == 0, error
     (call,) = calls
-    settings = {name: call[name] for name in ("temperature", "solver", "max_new_tokens", "num_steps")}
-    assert settings == {"temperature": 0.7, "solver": "euler", "max_new_tokens": 5, "num_steps": 3}
+    settings = {name: call[name] for name in ("temperature", "time_shift", "solver", "max_new_tokens", "num_steps")}
+    assert settings == {"temperature": 0.7, "time_shift": 2.0, "solver": "euler", "max_new_tokens": 5, "num_steps": 3}
     counts = [int(number) for number in re.findall(r"^ \d  step \d +(\d+)", out, re.MULTILINE)]
     assert sum(counts) <= 5
 

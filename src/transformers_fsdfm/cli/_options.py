@@ -42,6 +42,10 @@ TopKOption = Annotated[int | None, typer.Option("--top-k", metavar="K", min=1, h
 TopPOption = Annotated[
     float | None, typer.Option("--top-p", metavar="P", help="Keep the likeliest tokens, of total probability P.")
 ]
+TimeShiftOption = Annotated[
+    float | None,
+    typer.Option("--time-shift", metavar="X", help="Above 1: smaller steps at the end, larger ones at the beginning."),
+]
 SolverOption = Annotated[
     Solver | None, typer.Option("--solver", help="How a step is taken: by default cumulative-scalar.")
 ]

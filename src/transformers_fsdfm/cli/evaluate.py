@@ -108,6 +108,7 @@ def evaluate(
     final_temperature: options.FinalTemperatureOption = None,
     top_k: options.TopKOption = None,
     top_p: options.TopPOption = None,
+    time_shift: options.TimeShiftOption = None,
     no_sample: Annotated[
         bool, typer.Option("--no-sample", help="Only score, compare and plot what was sampled before.")
     ] = False,
@@ -161,6 +162,7 @@ def evaluate(
         final_temperature=final_temperature,
         top_k=top_k,
         top_p=top_p,
+        time_shift=time_shift,
         device=device,
         dtype=dtype.value,
         **{name: values for name, values in lists.items() if values is not None},

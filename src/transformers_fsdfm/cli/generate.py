@@ -33,6 +33,7 @@ def generate(
     final_temperature: options.FinalTemperatureOption = None,
     top_k: options.TopKOption = None,
     top_p: options.TopPOption = None,
+    time_shift: options.TimeShiftOption = None,
     solver: options.SolverOption = None,
     max_time: options.MaxTimeOption = None,
     keep_after_eos: Annotated[
@@ -79,6 +80,7 @@ def generate(
             final_temperature=final_temperature,
             top_k=top_k,
             top_p=top_p,
+            time_shift=time_shift,
             solver=solver,
             max_time=max_time,
             num_return_sequences=num_samples,

@@ -35,6 +35,7 @@ def timeline(
         int | None, typer.Option(metavar="N", min=1, help="Tokens to write. By default up to the trained length.")
     ] = None,
     temperature: options.TemperatureOption = None,
+    time_shift: options.TimeShiftOption = None,
     solver: options.SolverOption = None,
     seed: options.SeedOption = None,
     out: options.OutOption = None,
@@ -66,7 +67,9 @@ def timeline(
     if out is not None:
         check_path(out, RACE_SUFFIXES if is_race else TIMELINE_SUFFIXES)
     prompt = read_text("prompt", prompt)
-    settings = given_settings(max_new_tokens=max_new_tokens, temperature=temperature, solver=solver)
+    settings = given_settings(
+        max_new_tokens=max_new_tokens, temperature=temperature, time_shift=time_shift, solver=solver
+    )
     seed = secrets.randbelow(2**32) if seed is None else seed
     place = {"device": device, "dtype": dtype and dtype.value}
 

@@ -166,7 +166,7 @@ class FlowWriter:
             inputs: dict[str, Any] = {"input_ids": blocks, "editable_mask": editable, "max_new_tokens": 0}
         else:
             inputs = {"input_ids": blocks[:, :given], "max_new_tokens": blocks.shape[1] - given}
-        for name in ("temperature", "final_temperature", "top_k", "top_p"):
+        for name in ("temperature", "final_temperature", "top_k", "top_p", "time_shift"):
             if (value := getattr(self.settings, name)) is not None:
                 options[name] = value
         # Each sequence has random numbers of its own, the same for all models, solvers, steps and batch sizes.

@@ -195,7 +195,7 @@ def _write_report(bench: Workbench) -> Report:
 def _about(bench: Workbench) -> dict[str, Any]:
     """What a reader must know to repeat the report."""
     settings = bench.settings
-    sampling = ("temperature", "final_temperature", "top_k", "top_p")
+    sampling = ("temperature", "final_temperature", "top_k", "top_p", "time_shift")
     return {
         "models": {
             name: f"{model.kind}, {settings.model_paths[name]}, fingerprint {model.fingerprint}"

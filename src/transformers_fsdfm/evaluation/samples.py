@@ -150,6 +150,7 @@ class SampleStore:
             "final_temperature": own.final_temperature,
             "top_k": own.top_k,
             "top_p": own.top_p,
+            "time_shift": own.time_shift,
             "dtype": own.dtype,
             "device": self._device_type,
             "batch_size": own.batch_size,

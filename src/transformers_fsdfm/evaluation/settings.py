@@ -158,7 +158,7 @@ class EvaluationSettings:
             Tokens of a sequence, prompt included; the shortest trained length of the models if not set.
         batch_size (`int`, *optional*, defaults to 16):
             Sequences sampled at once. Seconds are those of whole batches.
-        temperature, final_temperature, top_p (`float`, *optional*), top_k (`int`, *optional*):
+        temperature, final_temperature, top_p, time_shift (`float`, *optional*), top_k (`int`, *optional*):
             As in `generate`; each model's own if not set.
         device (`str`, *optional*):
             Accelerate's choice if not set.
@@ -203,6 +203,7 @@ class EvaluationSettings:
     final_temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    time_shift: float | None = None
     device: str | None = None
     dtype: str = "float32"
     metrics: Sequence[str] = METRICS
