@@ -40,8 +40,9 @@ def run(text, tmp_path_factory) -> Path:
 
 def test_published_folders_load_and_generate(run):
     for name, is_fsdfm, num_steps in (("dfm-tinystories", False, 16), ("fsdfm-tinystories", True, 8)):
-        model = AutoModel.from_pretrained(run / name, trust_remote_code=True)
+        model = AutoModel.from_pretrained(run / name)
         tokenizer = AutoTokenizer.from_pretrained(run / name)
+        assert not list((run / name).glob("*.py"))
         assert model.dtype == torch.bfloat16
         assert model.config.step_size_conditioning == is_fsdfm
         assert model.config.max_position_embeddings == 32
@@ -57,7 +58,7 @@ def test_a_stage_generates_the_length_and_in_the_steps_that_it_was_trained_for(r
 
 def test_weights_are_those_that_were_trained(run):
     trained = AutoModel.from_pretrained(run / "fsdfm", trust_remote_code=True)
-    shipped = AutoModel.from_pretrained(run / "fsdfm-tinystories", trust_remote_code=True)
+    shipped = AutoModel.from_pretrained(run / "fsdfm-tinystories")
     for (name, weight), (_, half) in zip(trained.named_parameters(), shipped.named_parameters(), strict=True):
         assert torch.equal(weight.bfloat16(), half), name
 

@@ -88,6 +88,7 @@ def write_card(folder: Path, model: FSDFMForDiffusionLM, records: Sequence[Stage
     distilled = config.step_size_conditioning
     card = CARD.format(
         name=folder.name,
+        tags="fsdfm, discrete-flow-matching, text-diffusion",
         kind=DISTILLED if distilled else PLAIN,
         size=f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f}M",
         config=config,
@@ -104,6 +105,7 @@ def write_scorer_card(folder: Path, model: PreTrainedModel, trained: Path) -> No
     evaluation = json.loads((trained / "eval_results.json").read_text(encoding="utf-8"))
     card = SCORER_CARD.format(
         name=folder.name,
+        tags="gpt2",
         size=f"{model.num_parameters() / 1e6:.1f}M",
         config=model.config,
         nats=evaluation["eval_loss"],
@@ -132,21 +134,22 @@ def _row(record: StageRecord) -> str:
 
 PLAIN = "A discrete flow-matching model (DFM) of English children's stories, for many steps"
 DISTILLED = "A few-step discrete flow-matching model (FS-DFM) of English children's stories"
-CARD = """---
+HEADER = """---
 library_name: transformers
 pipeline_tag: text-generation
 license: apache-2.0
 language: en
 datasets:
 - roneneldan/TinyStories
-tags:
-- fsdfm
-- discrete-flow-matching
-- text-diffusion
+tags: [{tags}]
 ---
 
 # {name}
+"""
 
+CARD = (
+    HEADER
+    + """
 {kind}: it starts from random tokens and rewrites all positions in parallel. Made to try the library and to test its
 claims, not to be used for anything else: {size} parameters know short words and simple plots, and no facts.
 
@@ -160,14 +163,17 @@ claims, not to be used for anything else: {size} parameters know short words and
 ```python
 from transformers import AutoModel, AutoTokenizer
 
-model = AutoModel.from_pretrained("PATH_OR_ID_OF_THIS_FOLDER", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID_OF_THIS_FOLDER", trust_remote_code=True)
+from transformers_fsdfm import available_configs
+
+folder = available_configs()["{name}"]
+model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 prompt = tokenizer("Once upon a time", return_tensors="pt")
 tokens = model.generate(**prompt, num_steps={num_steps}, max_new_tokens=256)
 print(tokenizer.batch_decode(tokens)[0])
 ```
 
-Saved with `num_steps={num_steps}`; beside it {settings}.
+Saved with `num_steps={num_steps}`; beside it {settings}. `model.push_to_hub` and `model.save_pretrained` put the
+code beside the weights; such a copy loads with `trust_remote_code=True` where this package is not installed.
 
 ## Training
 
@@ -185,18 +191,11 @@ which a part may have been used: stories written by GPT-3.5 and GPT-4, so their 
 The bounds are upper bounds on the negative log-likelihood of validation text. How it is measured, and what the samples
 are like beside real text: MODEL_CARD.md of transformers-fsdfm.
 """
+)
 
-SCORER_CARD = """---
-library_name: transformers
-pipeline_tag: text-generation
-license: apache-2.0
-language: en
-datasets:
-- roneneldan/TinyStories
----
-
-# {name}
-
+SCORER_CARD = (
+    HEADER
+    + """
 An autoregressive model of the GPT-2 architecture, {size} parameters, trained on the text and with the tokenizer of
 `dfm-tinystories` and `fsdfm-tinystories` in order to score what they write. It is of no other use.
 
@@ -211,6 +210,7 @@ An autoregressive model of the GPT-2 architecture, {size} parameters, trained on
 
 Text: [TinyStories](https://huggingface.co/datasets/roneneldan/TinyStories) (Eldan & Li 2023, CDLA-Sharing-1.0).
 """
+)
 
 
 __all__ = ["StageRecord", "read_record", "write_card", "write_scorer_card"]

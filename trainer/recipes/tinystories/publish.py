@@ -2,6 +2,7 @@
 """From a trained model to the folder that is shipped: half the size, with its tokenizer and its way to generate."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def publish_flow(stages: Sequence[Path], folder: Path, generation: dict[str, Any
     if unknown:
         raise ValueError(f"`generation` has settings that generate does not know: {sorted(unknown)}")
     model.save_pretrained(folder)
+    _leave_code_to_the_package(folder)
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
     write_card(folder, model, [read_record(stage) for stage in stages])
     _write_checksums(folder)
@@ -47,6 +49,16 @@ def publish_scorer(trained: Path, folder: Path, dtype: str = "bfloat16") -> None
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
     write_scorer_card(folder, model, trained)
     _write_checksums(folder)
+
+
+def _leave_code_to_the_package(folder: Path) -> None:
+    """A copy of the code inside the package would be a second one to keep right; its own classes load the folder."""
+    for file in folder.glob("*.py"):
+        file.unlink()
+    config = folder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    del settings["auto_map"]
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_checksums(folder: Path) -> None:
