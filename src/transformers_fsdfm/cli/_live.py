@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import signal
 import sys
+import threading
 import time as clock
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -154,15 +155,26 @@ class _Draft:
 
 @contextlib.contextmanager
 def _without_interruption() -> Iterator[None]:
-    """Holds Ctrl-C back for a moment: half a draft could not be taken away."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    """
+    Holds Ctrl-C back for a moment: half a draft could not be taken away.
+
+    By handlers, and not by a mask of this thread: another thread would take the signal, and Python interrupts this one.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held[:1]:
+            signal.raise_signal(number)
 
 
 def _of_known_width(text: str) -> str:
