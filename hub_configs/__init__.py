@@ -28,6 +28,11 @@ def available_scorers() -> dict[str, Path]:
     return {name: folder for name, (model_type, folder) in _folders().items() if model_type != MODEL_TYPE}
 
 
+def find_scorer(path: str) -> str | Path:
+    """The folder of a scorer that comes with the package; a path of a folder or a Hub id as it is."""
+    return path if Path(path).is_dir() else available_scorers().get(path, path)
+
+
 def _folders() -> dict[str, tuple[str, Path]]:
     """Name -> type of the model, folder."""
     files = sorted(Path(__file__).parent.glob("*/config.json"))

@@ -21,7 +21,7 @@ from tests.conftest import tiny_model
 from tests.conversion.reference_model import published_weights
 from tests.documentation import INDEX, NOT_CODE, PAGES, ROOT, anchors, blocks, commands, links
 from transformers_fsdfm import FSDFMGenerationConfig
-from transformers_fsdfm.cli import _model, main
+from transformers_fsdfm.cli import main
 from transformers_fsdfm.cli import demo as demo_module
 
 
@@ -44,7 +44,7 @@ NOT_RUN = {
 }
 # What pages say that they leave behind.
 LEFT = {
-    "README.md": ["my-fsdfm/config.json", "timeline.html", "dfm/run.yaml", "fsdfm/run.yaml"],
+    "README.md": ["timeline.html", "dfm/run.yaml", "fsdfm/run.yaml"],
     "cli.md": ["stories.txt", "story.json"],
     "error_growth.md": ["growth/trajectory.json"],
     "evaluation.md": ["report/report.md", "report/scores.jsonl", "report/plots", "report/samples", "report/scores"],
@@ -165,8 +165,6 @@ def shell(world, tmp_path, monkeypatch, capsys) -> Shell:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    packaged = {_model.DEFAULT_CHECKPOINT: tmp_path / "my-fsdfm", demo_module.DEFAULT_DFM: tmp_path / "my-dfm"}
-    monkeypatch.setattr(_model, "available_configs", lambda: packaged)
     monkeypatch.setattr("transformers_fsdfm.demo.page.serve", lambda *_: "there")
     monkeypatch.setattr(demo_module, "_wait", lambda: None)
     return Shell(monkeypatch, capsys)

@@ -5,6 +5,7 @@ import torch
 from transformers import BertConfig, BertLMHeadModel, Gemma2Config, Gemma2ForCausalLM
 
 from tests.conftest import tiny_model
+from transformers_fsdfm import hub_configs
 from transformers_fsdfm.metrics import scorer as scorer_module
 from transformers_fsdfm.metrics.scorer import Scorer
 
@@ -131,7 +132,7 @@ def test_a_path_is_loaded(tmp_path):
 def test_a_scorer_of_the_package_is_found_by_its_name(tmp_path, monkeypatch):
     tiny_gpt2(257, 64).save_pretrained(tmp_path)
     byte_tokenizer(bos_token="<s>").save_pretrained(tmp_path)
-    monkeypatch.setattr(scorer_module, "available_scorers", lambda: {"gpt2-tinystories": tmp_path})
+    monkeypatch.setattr(hub_configs, "available_scorers", lambda: {"gpt2-tinystories": tmp_path})
     scorer = Scorer.load("gpt2-tinystories")
     assert scorer.name == "gpt2-tinystories"
     assert scorer.model.config.vocab_size == 257

@@ -45,7 +45,7 @@ def test_published_folders_load_and_generate(run):
         assert not list((run / name).glob("*.py"))
         assert model.dtype == torch.bfloat16
         assert model.config.step_size_conditioning == is_fsdfm
-        assert model.config.max_position_embeddings == 32
+        assert model.config.max_position_embeddings == tokenizer.model_max_length == 32
         assert GenerationConfig.from_pretrained(run / name).num_steps == num_steps
         assert isinstance(tokenizer.decode(model.generate()[0]), str)
 

@@ -28,7 +28,8 @@ def timeline(
         str | None, typer.Option(metavar="PATH", help="Another DFM or FS-DFM, with its own number of steps, beside it.")
     ] = None,
     ar: Annotated[
-        str | None, typer.Option(metavar="PATH", help="An autoregressive model of transformers beside it.")
+        str | None,
+        typer.Option(metavar="PATH", help="An autoregressive model beside it: a folder, a Hub id or a name."),
     ] = None,
     num_steps: options.NumStepsOption = None,
     max_new_tokens: Annotated[
@@ -54,7 +55,7 @@ def timeline(
     Examples:
       fsdfm timeline "Once upon a time"
       fsdfm timeline "Once upon a time" --steps 8 --out timeline.html
-      fsdfm timeline "Once upon a time" --dfm my-dfm --ar my-gpt --out race.gif
+      fsdfm timeline "Once upon a time" --dfm dfm-tinystories --ar gpt2-tinystories --out race.gif
     """
     from ..timeline import save_race
     from ..timeline.files import RACE_SUFFIXES, TIMELINE_SUFFIXES, check_path
@@ -129,14 +130,16 @@ def _run_autoregressive(
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     from ..devices import find_device
+    from ..hub_configs import find_scorer
     from ..timeline import AutoregressiveRun, Timeline
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=place["dtype"] or "auto")
+    source = find_scorer(path)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=place["dtype"] or "auto")
     # The decorator that transformers puts around `to` loses its `self` for type checkers.
     model = model.to(find_device(place["device"]))  # type: ignore[arg-type]
     if hasattr(model.config, "step_size_conditioning"):
         raise ValueError(f"`ar` {path} is a DFM or FS-DFM: name it in --dfm")
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(source)
     input_ids = _encode(prompt, tokenizer, model.device).get("input_ids")
     if input_ids is None:
         if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hub_configs import available_scorers
+from ..hub_configs import find_scorer
 
 
 # The float32 logits of one chunk of positions fill about this much memory; their loss needs as much again.
@@ -88,7 +88,7 @@ class Scorer:
                 )
             return cls(*scorer)
         name = os.fspath(scorer)
-        source = name if os.path.isdir(name) else available_scorers().get(name, name)
+        source = find_scorer(name)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto")

@@ -150,8 +150,10 @@ tags: [{tags}]
 CARD = (
     HEADER
     + """
-{kind}: it starts from random tokens and rewrites all positions in parallel. Made to try the library and to test its
-claims, not to be used for anything else: {size} parameters know short words and simple plots, and no facts.
+{kind}.
+
+It starts from random tokens and rewrites all positions in parallel. Made to try the library and to test its claims,
+not to be used for anything else: {size} parameters know short words and simple plots, and no facts.
 
 | parameters | layers | width | heads | vocabulary | trained length | source |
 |---|---|---|---|---|---|---|

@@ -37,7 +37,7 @@ def publish_flow(stages: Sequence[Path], folder: Path, generation: dict[str, Any
         raise ValueError(f"`generation` has settings that generate does not know: {sorted(unknown)}")
     model.save_pretrained(folder)
     _leave_code_to_the_package(folder)
-    AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
+    _save_tokenizer(trained, folder, model.config.max_position_embeddings)
     write_card(folder, model, [read_record(stage) for stage in stages])
     _write_checksums(folder)
 
@@ -46,9 +46,16 @@ def publish_scorer(trained: Path, folder: Path, dtype: str = "bfloat16") -> None
     """The same for the autoregressive model that scores samples; `trained` is its run folder."""
     model = AutoModelForCausalLM.from_pretrained(trained, dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
+    _save_tokenizer(trained, folder, model.config.n_positions)
     write_scorer_card(folder, model, trained)
     _write_checksums(folder)
+
+
+def _save_tokenizer(trained: Path, folder: Path, length: int) -> None:
+    """With the length of this model; the tokenizer may come from a stage of shorter texts."""
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    tokenizer.model_max_length = length
+    tokenizer.save_pretrained(folder)
 
 
 def _leave_code_to_the_package(folder: Path) -> None:

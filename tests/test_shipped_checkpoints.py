@@ -1,0 +1,109 @@
+# Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
+"""The checkpoints that come with the package: complete, small, and as good as on the day they were published."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, pipeline
+
+from transformers_fsdfm import FSDFMForDiffusionLM, available_configs, available_scorers
+from transformers_fsdfm.metrics.generative_perplexity.functional import generative_perplexity
+from transformers_fsdfm.metrics.scorer import Scorer
+from transformers_fsdfm.metrics.token_entropy.functional import token_entropy
+from transformers_fsdfm.trainer.recipes.tinystories.publish import CHECKSUMS, checksum
+
+
+DFM, FSDFM, SCORER = "dfm-tinystories", "fsdfm-tinystories", "gpt2-tinystories"
+FOLDERS = {**available_configs(), **available_scorers()}
+# Of 8 texts of 256 tokens in 8 steps, by the shipped scorer; measured: see `test_eight_steps_...`.
+MOST_PERPLEXITY, LEAST_ENTROPY = 70, 4.0
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She loved to play with her dog in the park. One day, "
+    "they found a big red ball. Lily was very happy. She played with the ball all day. Then she went home."
+)
+
+
+def write(name: str, num_steps: int, num_texts: int = 8, length: int = 256) -> tuple[list[list[int]], list[str]]:
+    """Texts from nothing, the same random numbers for all models and steps: their tokens, and what a scorer reads."""
+    folder = FOLDERS[name]
+    model, tokenizer = FSDFMForDiffusionLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(num_texts)]
+    ids = model.generate(
+        max_length=length, num_steps=num_steps, num_return_sequences=num_texts, generator=generators, temperature=1.0
+    )
+    return ids.tolist(), [text.replace(tokenizer.eos_token, "\n\n") for text in tokenizer.batch_decode(ids)]
+
+
+def perplexity(texts: list[str]) -> float:
+    return generative_perplexity(texts, Scorer.load(SCORER, dtype="float32"))["perplexity"]
+
+
+@pytest.mark.parametrize("name", [DFM, FSDFM, SCORER])
+def test_files_are_the_published_ones(name):
+    folder = FOLDERS[name]
+    listed = [line.split("  ") for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()]
+    assert {file for _, file in listed} == {"model.safetensors", "tokenizer.json"}
+    assert [checksum(folder / file) for _, file in listed] == [value for value, _ in listed]
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
+    wanted = {"config.json", "generation_config.json", "tokenizer_config.json", "README.md", CHECKSUMS}
+    assert {file.name for file in folder.iterdir()} - {"evaluation.json"} == wanted | {file for _, file in listed}
+
+
+@pytest.mark.parametrize("name", [DFM, FSDFM, SCORER])
+def test_settings_hold_nothing_of_the_machine_they_were_made_on(name):
+    for file in FOLDERS[name].glob("*config.json"):
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        assert not settings.keys() & {"_name_or_path", "auto_map"}
+        assert str(Path.home()) not in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "num_steps"), [(DFM, 1024), (FSDFM, 8)])
+def test_each_is_what_it_says(name, num_steps):
+    model = AutoModel.from_pretrained(FOLDERS[name])
+    assert type(model) is FSDFMForDiffusionLM
+    assert model.dtype == torch.bfloat16
+    assert model.config.step_size_conditioning == (name == FSDFM)
+    assert model.config.max_position_embeddings == model.generation_config.max_length == 1024
+    assert model.generation_config.num_steps == num_steps
+    assert 4e6 <= model.num_parameters() <= 10e6
+
+
+def test_all_have_one_tokenizer_and_it_loses_nothing():
+    first, *others = (AutoTokenizer.from_pretrained(FOLDERS[name]) for name in (FSDFM, DFM, SCORER))
+    assert all(other.get_vocab() == first.get_vocab() for other in others)
+    for text in (STORY, "naïve café 🐶\n\t你好"):
+        assert first.decode(first(text)["input_ids"]) == text
+
+
+def test_eight_steps_score_as_on_the_day_of_publication():
+    ids, texts = write(FSDFM, 8)
+    assert perplexity(texts) < MOST_PERPLEXITY
+    assert token_entropy(ids)["nats"] > LEAST_ENTROPY  # a low perplexity alone can be had by repetition
+
+
+def test_eight_steps_of_the_teacher_score_far_worse():
+    few, teacher = (perplexity(write(name, 8)[1]) for name in (FSDFM, DFM))
+    assert few < 0.75 * teacher
+
+
+def test_scorer_tells_stories_from_noise():
+    tokenizer = AutoTokenizer.from_pretrained(FOLDERS[SCORER])
+    noise = torch.randint(2, len(tokenizer) - 1, (256,), generator=torch.Generator().manual_seed(0))
+    shuffled = " ".join(sorted(STORY.split()))
+    assert perplexity([STORY]) < 10
+    assert perplexity([shuffled]) > 100
+    assert perplexity([tokenizer.decode(noise)]) > 1000
+
+
+def test_pipelines_take_the_folder():
+    written = pipeline("text-generation", str(FOLDERS[FSDFM]))("Once upon a time", max_new_tokens=32)
+    assert written[0]["generated_text"].startswith("Once upon a time")
+
+
+@pytest.mark.slow
+def test_eight_steps_match_the_many_of_the_teacher():
+    """The headline of MODEL_CARD.md with 16 texts of 256 tokens in place of 66 of 1,024: some minutes."""
+    few, many = (perplexity(write(name, num_steps, num_texts=16)[1]) for name, num_steps in ((FSDFM, 8), (DFM, 1024)))
+    assert few < 1.15 * many
