@@ -21,8 +21,8 @@ from tests.conftest import tiny_model
 from tests.conversion.reference_model import published_weights
 from tests.documentation import INDEX, NOT_CODE, PAGES, ROOT, anchors, blocks, commands, links
 from transformers_fsdfm import FSDFMGenerationConfig
-from transformers_fsdfm.cli import main
 from transformers_fsdfm.cli import demo as demo_module
+from transformers_fsdfm.cli import main
 
 
 STORY = "Once upon a time there was a tiny dog. He went home, and was happy. 你好, naïve café 🐶!"

@@ -59,7 +59,10 @@ def test_nothing_named_where_the_package_has_no_checkpoint(monkeypatch, has_conf
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nowhere", "is no folder, and no Hub id .organization/name.; the checkpoints .* are dfm-tinystories, fsdfm-tinystories$"),
+        (
+            "nowhere",
+            "is no folder, and no Hub id .*; the checkpoints .* are dfm-tinystories, fsdfm-tinystories$",
+        ),
         ("no/such/folder", "is no folder, and no Hub id"),
         ("tests/nowhere", "tests/nowhere is no folder, and not taken for a Hub id"),
         ("organization/model", "is no folder, and cannot be had from the Hub"),

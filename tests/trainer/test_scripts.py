@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,7 @@ class TestRunFolder:
         assert (settings["hidden_size"], settings["max_steps"], settings["learning_rate"]) == (32, 4, 3e-4)
         (entry,) = map(json.loads, (dfm / "environment.jsonl").read_text().splitlines())
         assert entry["script"] == "pretrain"
-        assert entry["packages"]["torch"] == torch.__version__
+        assert entry["packages"]["torch"] == version("torch")
         assert {"loss", "grad_norm", "learning_rate"} <= metrics_of(dfm)[0].keys()
         assert "eval_bits_per_byte" in metrics_of(dfm)[-1]
         log = (dfm / "train.log").read_text()
@@ -272,7 +273,7 @@ class TestArguments:
             ("pretrain", [*NEW, *TOKENIZER, "--tokenizer", "x"], "exclude each other"),
             ("pretrain", [*NEW, "--model_name_or_path", "x"], "can't be changed in the model"),
             ("pretrain", [*NEW, "--num_attention_heads", "5", *TOKENIZER], "`hidden_size` must be an even multiple"),
-            ("pretrain", ["--config_name", "dfm-170b", *TOKENIZER], "none of dfm-170m, fsdfm-1.3b"),
+            ("pretrain", ["--config_name", "dfm-170b", *TOKENIZER], "none of dfm-170m, dfm-tinystories, fsdfm-1.3b"),
             ("pretrain", [*NEW, "--tokenizer", "nowhere/here"], "nowhere/here has no tokenizer"),
             ("pretrain", [*NEW, *TOKENIZER, "--schedule", "sine"], "invalid choice: 'sine'"),
             ("pretrain", [*NEW, *TOKENIZER, "--loss_type", "mse"], "invalid choice: 'mse'"),
