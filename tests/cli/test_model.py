@@ -61,7 +61,8 @@ def test_nothing_named_where_the_package_has_no_checkpoint(monkeypatch, has_conf
     [
         (
             "nowhere",
-            "is no folder, and no Hub id .*; the checkpoints .* are dfm-tinystories, fsdfm-tinystories$",
+            "is no folder, and no Hub id .organization/name.; the checkpoints of this package are "
+            "dfm-tinystories, fsdfm-tinystories$",
         ),
         ("no/such/folder", "is no folder, and no Hub id"),
         ("tests/nowhere", "tests/nowhere is no folder, and not taken for a Hub id"),
