@@ -51,7 +51,7 @@ LEFT = {
     "from_published_code.md": ["my-converted/config.json", "again.pth"],
     "how_it_works.md": ["docs/images/cumulative_scalar.svg", "docs/images/thinning.svg"],
     "lora.md": ["adapter/adapter_config.json", "adapter/merged/config.json"],
-    "timeline.md": ["timeline.html", "timeline.png", "race.html"],
+    "timeline.md": ["timeline.html", "timeline.png", "race.html", "docs/images/timeline_1024.png"],
     "training.md": ["dfm/run.yaml", "fsdfm/run.yaml", "fsdfm/metrics.jsonl", "fsdfm/samples.jsonl"],
 }
 
@@ -64,6 +64,7 @@ LESS = {
     "finetune": DISTILL,
     "evaluate": "--num-samples 20 --seeds 0 --length 16 --batch-size 20 --num-resamples 100 --device cpu "
     "--metrics generative_perplexity,token_entropy,repetition,infilling_accuracy",
+    "timeline": "--max-new-tokens 16",
     "trajectory": "--steps 1,2,8 --num-fine-steps 8 --lengths 16 --num-texts 1 --num-rollouts 2",
 }
 # What cannot be given twice is replaced.
@@ -102,6 +103,7 @@ def world(tmp_path_factory) -> Path:
     for name in ("examples/quickstart.py", "docs/figures.py"):
         (folder / name).parent.mkdir()
         shutil.copy(ROOT / name, folder / name)
+    (folder / "docs" / "images").mkdir()
     return folder
 
 
