@@ -2,6 +2,8 @@
 """The checkpoints that come with the package: complete, small, and as good as on the day they were published."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,18 @@ def test_scorer_tells_stories_from_noise():
     assert perplexity([STORY]) < 10
     assert perplexity([shuffled]) > 100
     assert perplexity([tokenizer.decode(noise)]) > 1000
+
+
+def test_auto_classes_know_the_folder_in_a_fresh_process():
+    script = """
+from transformers import AutoModel, AutoTokenizer
+from transformers_fsdfm import available_configs
+path = available_configs()["fsdfm-tinystories"]
+model, tokenizer = AutoModel.from_pretrained(path, trust_remote_code=True), AutoTokenizer.from_pretrained(path)
+print(type(model).__module__, model.generate(num_steps=1, max_length=8).shape[1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["transformers_fsdfm.modeling_fsdfm", "8"], done.stderr
 
 
 def test_pipelines_take_the_folder():

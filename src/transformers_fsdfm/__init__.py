@@ -1,7 +1,8 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """FS-DFM, few-step discrete flow-matching language models, as normal transformers models.
 
-Public names are imported on first use, so that `import transformers_fsdfm` and the command line start at once.
+Public names are imported on first use, so that `import transformers_fsdfm` and the command line start at once. Whichever
+is the first, it brings the model along, whose classes `AutoModel` then knows.
 """
 
 import importlib
@@ -51,6 +52,7 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module(".modeling_fsdfm", __name__)
     return getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
 
 
