@@ -1,8 +1,8 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """FS-DFM, few-step discrete flow-matching language models, as normal transformers models.
 
-Public names are imported on first use, so that `import transformers_fsdfm` and the command line start at once. Whichever
-is the first, it brings the model along, whose classes `AutoModel` then knows.
+Public names are imported on first use, so that `import transformers_fsdfm` and the command line start at once.
+Whichever is the first, it brings the model along, whose classes `AutoModel` then knows.
 """
 
 import importlib
