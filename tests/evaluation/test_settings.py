@@ -41,7 +41,7 @@ def settings(**changes) -> EvaluationSettings:
         ({"dtype": "int8"}, "'int8' is unknown; known are float32"),
         ({"compare": [("few@8", "many")]}, "takes MODEL@STEPS or MODEL@STEPS@SOLVER, but got 'many'"),
         ({"compare": [("few@8", "most@8")]}, "'most' is not among the `models`: few, many"),
-        ({"compare": [("few@8", "many@9")]}, "but 9 is not among the `steps`: 1, 8"),
+        ({"compare": [("few@8", "many@0")]}, "`compare` must be at least 1"),
         ({"compare": [("few@8@euler", "many@8")]}, "'euler' is not among the `solvers`: cumulative_scalar"),
         ({"compare": [("few@8", "few@8")]}, "a cell against itself"),
     ],
@@ -66,6 +66,14 @@ def test_cells_are_the_whole_grid_in_the_order_of_the_table():
     assert len(cells) == 2 * 2 * 2 * 2
     assert cells[0] == Cell("unconditional", "few", "euler", 1)
     assert cells[-1] == Cell("prefix-25", "many", "posterior", 8)
+
+
+def test_steps_that_are_only_compared_are_sampled_for_that_model_alone():
+    asked = settings(models=["few", "many"], solvers=("euler", "posterior"), compare=[("few@8", "many@64@euler")])
+    extra = [cell for cell in asked.cells() if cell.num_steps not in asked.steps]
+    assert extra == [Cell("unconditional", "many", "euler", 64)]
+    assert [cell.num_steps for cell in asked.cells() if cell.model == "many" and cell.solver == "euler"] == [1, 8, 64]
+    assert {pair.second for pair in asked.pairs()} == set(extra)
 
 
 def test_runs_are_cells_under_each_seed():

@@ -94,9 +94,9 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="A:B",
-            help="What to compare, where A and B are MODEL@STEPS or MODEL@STEPS@SOLVER, or the name of a baseline. By "
-            "default each two models at equal steps, and at each number of steps against the most steps of the other. "
-            f"{LIST}",
+            help="What to compare, where A and B are MODEL@STEPS or MODEL@STEPS@SOLVER, or the name of a baseline; "
+            "sampled whatever --steps says. By default each two models at equal steps, and at each number of steps "
+            f"against the most steps of the other. {LIST}",
         ),
     ] = None,
     equivalence_margin: Annotated[
@@ -126,7 +126,7 @@ def evaluate(
     \b
     Examples:
       fsdfm evaluate fsdfm dfm --reference valid.txt --scorer gpt2 --out report --steps 1,2,4,8,1024
-      fsdfm evaluate fsdfm dfm --reference valid.txt --scorer gpt2 --out report --steps 8,1024 \\
+      fsdfm evaluate fsdfm dfm --reference valid.txt --scorer gpt2 --out report --steps 4,8 \\
           --modes unconditional,prefix-50,infill-25 --compare fsdfm@8:dfm@1024 --equivalence-margin 0.05
     """
     from ._model import quiet_libraries

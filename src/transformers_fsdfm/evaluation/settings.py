@@ -141,7 +141,7 @@ class EvaluationSettings:
         out (`str` or `os.PathLike`):
             The folder of the report.
         steps (`Sequence[int]`, *optional*, defaults to 1, 2, 4, 8, 16):
-            Numbers of sampling steps.
+            Numbers of sampling steps of all models and systems.
         solvers (`Sequence[str]`, *optional*, defaults to `"cumulative_scalar"`):
             Solvers of `generate`.
         modes (`Sequence[str]`, *optional*, defaults to `"unconditional"`):
@@ -170,9 +170,9 @@ class EvaluationSettings:
         metrics (`Sequence[str]`, *optional*, defaults to all):
             Of [`METRICS`].
         compare (`Sequence[tuple[str, str]]`, *optional*):
-            Pairs of `MODEL@STEPS` or `MODEL@STEPS@SOLVER` (a baseline: its name), compared in every mode. If not set,
-            each two `models` (first named against later named): at equal steps, and at each number of steps against the
-            other's most steps.
+            Pairs of `MODEL@STEPS` or `MODEL@STEPS@SOLVER` (a baseline: its name), compared in every mode; sampled even
+            if their steps are not among `steps`. If not set, each two `models` (first named against later named): at
+            equal steps, and at each number of steps against the other's most steps.
         equivalence_margin (`float`, *optional*, defaults to 0.05):
             Perplexities are equivalent if the ratio lies between 1 / (1 + margin) and 1 + margin.
         confidence (`float`, *optional*, defaults to 0.95):
@@ -262,13 +262,19 @@ class EvaluationSettings:
         self.pairs()  # raises where `compare` names what is not there
 
     def cells(self) -> list[Cell]:
-        """All cells, in the order of the table."""
-        steps = sorted(self.steps)
+        """All cells, in the order of the table: every system at all `steps`, and where `compare` asks for more."""
+        compared = {cell for pair in self._asked_pairs() for cell in (pair.first, pair.second)}
         cells: list[Cell] = []
         for mode in self.modes:
-            cells += itertools.starmap(Cell, itertools.product([mode], self.model_paths, self.solvers, steps))
+            systems = list(itertools.product(self.model_paths, self.solvers))
             if Mode.parse(mode).kind != INFILL:
-                cells += itertools.starmap(Cell, itertools.product([mode], self.system_paths, [OWN_SOLVER], steps))
+                systems += [(name, OWN_SOLVER) for name in self.system_paths]
+            for model, solver in systems:
+                more = {
+                    cell.num_steps for cell in compared if (cell.mode, cell.model, cell.solver) == (mode, model, solver)
+                }
+                cells += [Cell(mode, model, solver, num_steps) for num_steps in sorted({*self.steps, *more})]
+            if Mode.parse(mode).kind != INFILL:
                 cells += [Cell(mode, name, OWN_SOLVER, NO_STEPS) for name in self.baseline_paths]
         return cells
 
@@ -316,12 +322,12 @@ class EvaluationSettings:
             solver, known_solvers = solver or OWN_SOLVER, (OWN_SOLVER,)
         for name, value, known in (
             ("models", model, (*self.model_paths, *self.system_paths)),
-            ("steps", int(steps), self.steps),
             ("solvers", solver, known_solvers),
         ):
             if value not in known:
                 names = ", ".join(str(one) for one in known if one is not None)
                 raise ValueError(f"`compare` names {side!r}, but {value!r} is not among the `{name}`: {names}")
+        _check_at_least("compare", int(steps), 1)
         return model, int(steps), solver
 
 
