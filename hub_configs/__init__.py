@@ -23,6 +23,16 @@ def available_configs() -> dict[str, Path]:
     return {name: folder for name, (model_type, folder) in _folders().items() if model_type == MODEL_TYPE}
 
 
+def available_checkpoints() -> dict[str, Path]:
+    """Those of [`available_configs`] that have weights, and can thus generate: name -> folder."""
+    return {name: folder for name, folder in available_configs().items() if any(folder.glob("model*.safetensors"))}
+
+
+def find_checkpoint(path: str) -> str | Path:
+    """The folder of a checkpoint that comes with the package; a path of a folder or a Hub id as it is."""
+    return path if Path(path).is_dir() else available_checkpoints().get(path, path)
+
+
 def available_scorers() -> dict[str, Path]:
     """The autoregressive models that come with the package, only to score what others write: name -> folder."""
     return {name: folder for name, (model_type, folder) in _folders().items() if model_type != MODEL_TYPE}

@@ -10,6 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from transformers_fsdfm.hub_configs import find_checkpoint
+
 from .detokenizers import DETOKENIZERS
 
 
@@ -42,7 +44,9 @@ class NewModelArguments:
     source_distribution: str | None = argument("What noise is: random tokens, or masks.", choices=("uniform", "mask"))
     schedule: str | None = argument("The schedule kappa(t).", choices=("linear", "polynomial", "cosine"))
     schedule_exponent: float | None = argument("Exponent of the polynomial schedule.")
-    model_name_or_path: str | None = argument("A DFM to go on with, in place of a configuration: folder or hub id.")
+    model_name_or_path: str | None = argument(
+        "A DFM to go on with, in place of a configuration: folder, hub id, or a name (see fsdfm info)."
+    )
     tokenizer: str | None = argument("A tokenizer: folder or hub id; that of the model to go on with by default.")
     train_tokenizer_vocab_size: int | None = argument("Train a byte-level BPE tokenizer of this size on the data.")
 
@@ -64,6 +68,8 @@ class NewModelArguments:
             raise ValueError("give --tokenizer, or have one trained: --train_tokenizer_vocab_size")
         if self.train_tokenizer_vocab_size is not None and self.train_tokenizer_vocab_size < 258:
             raise ValueError("--train_tokenizer_vocab_size must be at least 258: all bytes and two special tokens")
+        if self.model_name_or_path is not None:
+            self.model_name_or_path = str(find_checkpoint(self.model_name_or_path))
 
     @property
     def config_changes(self) -> dict[str, Any]:
@@ -76,12 +82,15 @@ class NewModelArguments:
 class TrainedModelArguments:
     """The model to start from; of `distill` and `finetune`."""
 
-    model_name_or_path: str = argument("The model to start from: a folder (or hub id) of a DFM or an FS-DFM.")
+    model_name_or_path: str = argument(
+        "The model to start from: a folder (or hub id) of a DFM or an FS-DFM, or a name (see fsdfm info)."
+    )
     tokenizer: str | None = argument("Its tokenizer, if it is not in the same place.")
 
     def __post_init__(self) -> None:
         if self.model_name_or_path is None:
             raise ValueError("give the model to start from: --model_name_or_path")
+        self.model_name_or_path = str(find_checkpoint(self.model_name_or_path))
 
 
 @dataclass

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArgumen
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from transformers_fsdfm import FSDFMConfig, FSDFMForDiffusionLM
-from transformers_fsdfm.hub_configs import available_configs
+from transformers_fsdfm.hub_configs import available_checkpoints, available_configs
 from transformers_fsdfm.hub_ids import why_no_hub_id
 
 from .arguments import DFMTrainingArguments
@@ -54,7 +54,10 @@ def _read_config(path: str) -> FSDFMConfig:
     if os.path.isfile(os.path.join(path, "adapter_config.json")):
         raise ValueError(f"--model_name_or_path {path} is an adapter: merge it into its base first (merge_and_unload)")
     if not os.path.isdir(path) and (reason := why_no_hub_id(path)):
-        raise ValueError(f"--model_name_or_path {path} is no model folder, and {reason}")
+        raise ValueError(
+            f"--model_name_or_path {path} is no model folder, and {reason}; the models of this "
+            f"package are {', '.join(available_checkpoints())}"
+        )
     try:
         settings, _ = FSDFMConfig.get_config_dict(path)
     except OSError as error:

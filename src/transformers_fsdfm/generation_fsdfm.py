@@ -113,6 +113,10 @@ class FSDFMGenerationConfig(GenerationConfig):
         "inputs": "use `input_ids`",
         **dict.fromkeys(("num_beams", "use_cache", "past_key_values"), "a discrete flow has no beams and no cache"),
         **dict.fromkeys(
+            ("output_scores", "output_logits", "output_hidden_states", "output_attentions"),
+            "only a few positions have logits in a step; `output_history=True` keeps the drafts",
+        ),
+        **dict.fromkeys(
             ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens"),
             "use the processor of that name in `logits_processor`",
         ),

@@ -16,7 +16,7 @@ from transformers_fsdfm.flow_fsdfm import SOLVERS
 
 
 PROMPT = "Once upon a time"
-SUMMARY = r"\d+ tokens in \d+ steps?, \d+\.\d\d s: [\d,]+ tokens/s \(seed \d+\)\n"
+SUMMARY = r"\d+ tokens( \(\d+ up to the end of the text\))? in \d+ steps?, \d+\.\d\d s: [\d,]+ tokens/s \(seed \d+\)\n"
 
 
 @pytest.fixture
@@ -154,7 +154,9 @@ def ending_checkpoint(checkpoint, tmp_path):
 
 def test_a_text_ends_at_the_end_of_text_token(run, ending_checkpoint):
     options = ["--max-new-tokens", 3, "--model", ending_checkpoint]
-    assert run("generate", PROMPT, *options)[1] == PROMPT + "\n"
+    _, out, error = run("generate", PROMPT, *options)
+    assert out == PROMPT + "\n"
+    assert error.startswith("3 tokens (0 up to the end of the text) in 8 steps")
     assert run("generate", PROMPT, "--keep-after-eos", *options)[1] == PROMPT + "<|endoftext|>" * 3 + "\n"
     assert run("generate", *options)[1] == "<|endoftext|>" * 3 + "\n"
 

@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 
 from tests.conftest import tiny_model
 from transformers_fsdfm import FSDFMForDiffusionLM, FSDFMGenerationConfig, available_configs
-from transformers_fsdfm.cli import _model
 
 
 def test_json_has_everything(run, checkpoint):
@@ -95,7 +94,7 @@ def test_a_configuration_without_weights(run):
 
 def test_what_can_generate_is_told_from_what_can_only_be_trained(run, checkpoint, monkeypatch):
     packaged = {"few-step": checkpoint, "fsdfm-170m": available_configs()["fsdfm-170m"]}
-    monkeypatch.setattr(_model, "available_configs", lambda: packaged)
+    monkeypatch.setattr("transformers_fsdfm.hub_configs.available_configs", lambda: packaged)
     monkeypatch.setattr("transformers_fsdfm.hub_configs.available_scorers", lambda: {"judge": checkpoint})
     assert json.loads(run("info", "--json")[1])["packaged"] == {
         "checkpoints": ["few-step"],
@@ -109,7 +108,7 @@ def test_what_can_generate_is_told_from_what_can_only_be_trained(run, checkpoint
 
 
 def test_without_any_checkpoint_it_tells_of_the_machine(run, monkeypatch):
-    monkeypatch.setattr(_model, "available_configs", dict)
+    monkeypatch.setattr("transformers_fsdfm.hub_configs.available_configs", dict)
     code, out, _ = run("info")
     assert code == 0
     assert "none: no MODEL was given, and this installation has no checkpoint" in out

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from tests.conftest import tiny_model
-from transformers_fsdfm import available_configs
-from transformers_fsdfm.cli import _model
-from transformers_fsdfm.cli._model import find_checkpoint, load
+from transformers_fsdfm import available_configs, hub_configs
+from transformers_fsdfm.cli._model import DEFAULT_CHECKPOINT, find_checkpoint, load
 
 
 @pytest.fixture
@@ -44,14 +43,14 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
 
 
 def test_nothing_named_is_the_checkpoint_of_the_package(checkpoint, monkeypatch):
-    monkeypatch.setattr(_model, "available_configs", lambda: {_model.DEFAULT_CHECKPOINT: checkpoint})
+    monkeypatch.setattr(hub_configs, "available_configs", lambda: {DEFAULT_CHECKPOINT: checkpoint})
     assert find_checkpoint(None) == checkpoint
 
 
 @pytest.mark.parametrize("has_configuration", [False, True])
 def test_nothing_named_where_the_package_has_no_checkpoint(monkeypatch, has_configuration):
-    packaged = {_model.DEFAULT_CHECKPOINT: available_configs()["fsdfm-170m"]} if has_configuration else {}
-    monkeypatch.setattr(_model, "available_configs", lambda: packaged)
+    packaged = {DEFAULT_CHECKPOINT: available_configs()["fsdfm-170m"]} if has_configuration else {}
+    monkeypatch.setattr(hub_configs, "available_configs", lambda: packaged)
     with pytest.raises(FileNotFoundError, match=r"`model` is needed \(a folder or a Hub id\)"):
         load(None)
 
@@ -78,10 +77,17 @@ def test_a_model_that_is_not_there(name, words, monkeypatch):
 
 def test_among_what_is_there_are_checkpoints_alone(checkpoint, monkeypatch):
     packaged = {"with-weights": checkpoint, "without": available_configs()["fsdfm-170m"]}
-    monkeypatch.setattr(_model, "available_configs", lambda: packaged)
-    assert _model.packaged_checkpoints() == {"with-weights": checkpoint}
+    monkeypatch.setattr(hub_configs, "available_configs", lambda: packaged)
+    assert hub_configs.available_checkpoints() == {"with-weights": checkpoint}
+    assert hub_configs.find_checkpoint("with-weights") == checkpoint
+    assert [hub_configs.find_checkpoint(other) for other in ("without", "gpt2")] == ["without", "gpt2"]
     with pytest.raises(FileNotFoundError, match=r"the checkpoints of this package are with-weights$"):
         load("with-wieghts")
+
+
+def test_a_scorer_does_not_generate():
+    with pytest.raises(ValueError, match="`model` gpt2-tinystories is autoregressive, and only scores"):
+        load("gpt2-tinystories")
 
 
 def test_a_file_is_no_model_folder(tmp_path):

@@ -301,6 +301,13 @@ class TestArguments:
             ("distill", ["--model_name_or_path", "nowhere/here"], "nowhere/here is no model folder"),
             ("distill", ["--model_name_or_path", "./nowhere"], "./nowhere is no model folder, and no Hub id (org"),
             ("distill", ["--model_name_or_path", "nowhere"], "nowhere is no model folder, and no Hub id (org"),
+            ("distill", ["--model_name_or_path", "gpt2"], "models of this package are dfm-tinystories, fsdfm-tinyst"),
+            (
+                "pretrain",
+                ["--model_name_or_path", "fsdfm-tinystories"],
+                "fsdfm-tinystories is an FS-DFM; `distill` and",
+            ),
+            ("finetune", ["--model_name_or_path", "fsdfm-tinystories", "--block_size", "9999"], "trained on (1024)"),
             ("distill", ["--model_name_or_path", "dfm.pth"], "convert it to a model folder first (fsdfm convert)"),
             ("distill", ["--model_name_or_path", "x", "--ema_decay", "1"], "`ema_decay` must be in [0, 1)"),
             ("distill", ["--model_name_or_path", "x", "--solver", "rk4"], "invalid choice: 'rk4'"),

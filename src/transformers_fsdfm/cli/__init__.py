@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("FSDFM_TRACEBACK"):
             raise
-        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, (ValueError, OSError, ModuleNotFoundError)) else f"{type(error).__name__}: "
         _print_error(f"{kind}{error}")
         code = 1
     sys.exit(code)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..hub_configs import available_configs
+from ..hub_configs import available_checkpoints, available_configs, available_scorers
 from ..hub_ids import why_no_hub_id
 
 
@@ -25,11 +25,6 @@ DEFAULT_CHECKPOINT = "fsdfm-tinystories"
 NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md")
 
 
-def packaged_checkpoints() -> dict[str, Path]:
-    """What comes with the package and can generate: name -> folder. The other configurations have no weights."""
-    return {name: folder for name, folder in available_configs().items() if weight_files(folder)}
-
-
 def find_checkpoint(model: str | None) -> Path:
     """
     The folder of a checkpoint, or of a configuration without weights.
@@ -42,7 +37,7 @@ def find_checkpoint(model: str | None) -> Path:
         `FileNotFoundError`, `OSError`: there is none.
     """
     if model is None:
-        folder = packaged_checkpoints().get(DEFAULT_CHECKPOINT)
+        folder = available_checkpoints().get(DEFAULT_CHECKPOINT)
         if folder is None:
             raise FileNotFoundError("`model` is needed (a folder or a Hub id): this installation has no checkpoint")
         return folder
@@ -53,8 +48,10 @@ def find_checkpoint(model: str | None) -> Path:
         return packaged[model]
     if os.path.isfile(model):
         raise NotADirectoryError(f"`model` {model} is a file; `fsdfm convert` makes a model folder of a published one")
+    if model in available_scorers():
+        raise ValueError(f"`model` {model} is autoregressive, and only scores (fsdfm evaluate --scorer {model})")
     if reason := why_no_hub_id(model):
-        known = ", ".join(packaged_checkpoints())
+        known = ", ".join(available_checkpoints())
         hint = f"; the checkpoints of this package are {known}" if known else ""
         raise FileNotFoundError(f"`model` {model} is no folder, and {reason}{hint}")
     return _download(model)
@@ -92,7 +89,7 @@ def read_config(folder: Path) -> "FSDFMConfig":
     from ..configuration_fsdfm import FSDFMConfig
 
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ValueError(f"`model` {folder} is an adapter; merge it into its base (finetune with --merge_adapter)")
+        raise ValueError(f"`model` {folder} is an adapter; merge it into its base (docs/lora.md: merge_and_unload)")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"`model` {folder} is no model folder: it has no config.json")
     settings, _ = FSDFMConfig.get_config_dict(folder)

@@ -129,6 +129,7 @@ def put_out(
     as_json: bool,
     out: Path | None,
     overwrite: bool,
+    num_shown: int | None = None,
 ) -> None:
     """
     Puts out the texts, on the terminal, as text or as JSON, and says what they took.
@@ -136,6 +137,7 @@ def put_out(
     Args:
         source (`dict[str, str | None]`): what stands first in the JSON: the model and what the user gave.
         texts (`list[list[Part]]`): the parts of each sample.
+        num_shown (`int`, *optional*): of the tokens written, how many stand in `texts`; all by default.
     """
     if as_json:
         result = to_json(source | _record(samples, texts))
@@ -147,7 +149,7 @@ def put_out(
         write_stdout(result)
     else:
         _print_parts(texts)
-    say(_summary(samples))
+    say(_summary(samples, num_shown))
     if out is not None:
         say(f"Wrote {out}")
 
@@ -189,9 +191,11 @@ def _print_parts(texts: list[list[Part]]) -> None:
         console.print(text, soft_wrap=True)
 
 
-def _summary(samples: Samples) -> str:
+def _summary(samples: Samples, num_shown: int | None) -> str:
     rate = samples.num_written / samples.seconds
     steps = "1 step" if samples.num_steps == 1 else f"{samples.num_steps} steps"
+    shown = "" if num_shown in (None, samples.num_written) else f" ({num_shown} up to the end of the text)"
     return (
-        f"{samples.num_written} tokens in {steps}, {samples.seconds:.2f} s: {rate:,.0f} tokens/s (seed {samples.seed})"
+        f"{samples.num_written} tokens{shown} in {steps}, {samples.seconds:.2f} s: {rate:,.0f} tokens/s "
+        f"(seed {samples.seed})"
     )

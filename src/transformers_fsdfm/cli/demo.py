@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..hub_configs import available_checkpoints
 from . import _options as options
-from ._model import find_checkpoint, load, packaged_checkpoints
+from ._model import find_checkpoint, load
 
 
 DEFAULT_DFM = "dfm-tinystories"
@@ -54,7 +55,7 @@ def demo(
     import_gradio()  # whether it is there, before a model is loaded
     evaluation = find_checkpoint(model) / "evaluation.json"
     plot = quality_plot(evaluation) if evaluation.is_file() else None
-    if model is None and dfm is None and DEFAULT_DFM in packaged_checkpoints():
+    if model is None and dfm is None and DEFAULT_DFM in available_checkpoints():
         dfm = DEFAULT_DFM
     rival = None if dfm is None else Writer(*_load_dfm(dfm, device))
     handlers = Handlers(Writer(*load(model, device=device)), rival)

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """`fsdfm generate`."""
 
+import itertools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -90,8 +91,10 @@ def generate(
         samples = sample(loaded, tokenizer, _inputs(ids), [True] * len(ids), settings, seed, live)
     ends = set() if keep_after_eos or not prompt else _end_tokens(loaded.generation_config)
     given = [Part(prompt, is_given=True)] if prompt else []
-    texts = [[*given, Part(_written(prompt, ids, row, ends, tokenizer), is_given=False)] for row in samples.ids]
-    put_out({"model": model or DEFAULT_CHECKPOINT, "prompt": prompt}, samples, texts, as_json, out, overwrite)
+    kept = [_up_to_end(row[len(ids) :], ends) for row in samples.ids]
+    texts = [[*given, Part(_decode(prompt, ids, new_ids, bool(ends), tokenizer), is_given=False)] for new_ids in kept]
+    source = {"model": model or DEFAULT_CHECKPOINT, "prompt": prompt}
+    put_out(source, samples, texts, as_json, out, overwrite, num_shown=sum(map(len, kept)))
 
 
 def _encode(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
@@ -118,13 +121,16 @@ def _end_tokens(config: "FSDFMGenerationConfig") -> set[int]:
     return set() if eos is None else set(eos) if isinstance(eos, list) else {eos}
 
 
-def _written(
-    prompt: str, prompt_ids: list[int], ids: list[int], ends: set[int], tokenizer: "PreTrainedTokenizerBase"
+def _up_to_end(ids: list[int], ends: set[int]) -> list[int]:
+    """Those before the first of `ends`."""
+    return list(itertools.takewhile(lambda token_id: token_id not in ends, ids))
+
+
+def _decode(
+    prompt: str, prompt_ids: list[int], ids: list[int], skip_special_tokens: bool, tokenizer: "PreTrainedTokenizerBase"
 ) -> str:
-    """The text after the prompt, up to the first of `ends`; special tokens are shown where nothing ends it."""
+    """The text after the prompt."""
     from ..infilling import decode_after
 
-    new_ids = ids[len(prompt_ids) :]
-    end = next((index for index, token_id in enumerate(new_ids) if token_id in ends), len(new_ids))
-    text = decode_after(prompt_ids, new_ids[:end], tokenizer, skip_special_tokens=bool(ends))
+    text = decode_after(prompt_ids, ids, tokenizer, skip_special_tokens=skip_special_tokens)
     return text.removeprefix(" ") if prompt.endswith(" ") else text

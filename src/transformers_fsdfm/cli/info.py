@@ -79,12 +79,11 @@ def _describe_checkpoint(model: str | None) -> dict[str, Any] | None:
 def _packaged() -> dict[str, list[str]]:
     """What comes with the package, by name."""
     from .. import hub_configs
-    from . import _model
 
-    checkpoints = _model.packaged_checkpoints()
+    checkpoints = hub_configs.available_checkpoints()
     return {
         "checkpoints": list(checkpoints),
-        "configurations": [name for name in _model.available_configs() if name not in checkpoints],
+        "configurations": [name for name in hub_configs.available_configs() if name not in checkpoints],
         "scorers": list(hub_configs.available_scorers()),
     }
 
