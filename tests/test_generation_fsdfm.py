@@ -316,17 +316,33 @@ class TestInfilling:
             assert torch.equal(after[before != 60], before[before != 60])
 
 
-class TestLastStep:
+class TestLastSteps:
     def test_final_temperature_zero_takes_the_most_likely_tokens(self, model):
         out = run(model, final_temperature=0, output_history=True)
         *_, before, final = out.history
         logits = model(before, torch.tensor(5 / 6), torch.tensor(1 / 6)).logits
         assert torch.equal(final, logits.argmax(-1))
 
-    def test_final_temperature_touches_the_last_step_alone(self, model):
-        plain, cold = (run(model, final_temperature=t, output_history=True).history for t in (None, 0.01))
-        assert all(torch.equal(a, b) for a, b in zip(plain[:-1], cold[:-1], strict=True))
-        assert not torch.equal(plain[-1], cold[-1])
+    @pytest.mark.parametrize("final_temperature", [0, 0.01])
+    @pytest.mark.parametrize(("grid", "first_final"), [([0, 0.5, 0.74, 0.75, 0.9, 1], 3), ([0, 0.3, 0.7, 1], 2)])
+    def test_final_temperature_touches_the_last_step_and_those_from_three_quarters_on(
+        self, model, grid, first_final, final_temperature
+    ):
+        settings = {"num_steps": None, "time_grid": grid, "output_history": True}
+        plain, cold = (run(model, final_temperature=t, **settings).history for t in (None, final_temperature))
+        differs = [not torch.equal(a, b) for a, b in zip(plain[1:], cold[1:], strict=True)]
+        assert differs == [step >= first_final for step in range(len(grid) - 1)]
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_a_greedy_step_before_the_last_moves_candidates_to_the_most_likely_tokens(self, model, solver):
+        grid = [0, 0.75, 0.9, 1]
+        out = run(model, num_steps=None, time_grid=grid, solver=solver, final_temperature=0, output_history=True)
+        before, after = out.history[-3:-1]
+        most_likely = model(before, torch.tensor(grid[1]), torch.tensor(grid[2] - grid[1])).logits.argmax(-1)
+        moved = before != after
+        assert moved.any()
+        assert not moved[before != most_likely].all()  # who is no candidate stays
+        assert torch.equal(after[moved], most_likely[moved])
 
     def test_pad_after_eos_clears_what_follows_the_first_new_end(self, model):
         prompt = torch.tensor([[0, 5, 6]])  # an end-of-sequence token in the prompt does not count

@@ -34,6 +34,7 @@ logger = logging.get_logger(__name__)
 
 # The head runs on so many candidates at once that their float32 posteriors fill about this much memory.
 WORKSPACE_BYTES = {"cpu": 2**25, "accelerator": 2**28}
+FINAL_TIME = 0.75  # where `final_temperature` begins
 
 
 class FSDFMGenerationConfig(GenerationConfig):
@@ -71,7 +72,9 @@ class FSDFMGenerationConfig(GenerationConfig):
         temperature (`float`, *optional*, defaults to 1.0):
             Divides the logits.
         final_temperature (`float`, *optional*, defaults to `temperature`):
-            The same for the last step; 0 takes the most likely tokens there.
+            The same for the steps that begin at t >= 3/4, and for the last one in any case; 0 takes the most likely
+            tokens there. Early steps decide what the text is about, late ones put it right: a low temperature in the
+            late ones alone costs the least diversity.
         top_k (`int`, *optional*), top_p (`float`, *optional*):
             Keep the k most likely tokens, or the most likely ones with a total probability of at least p.
         do_sample (`bool`, *optional*, defaults to `True`):
@@ -189,7 +192,7 @@ class FSDFMGenerationConfig(GenerationConfig):
         for name in ("temperature", "time_shift", "max_time"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < math.inf):
-                hint = "; `final_temperature=0` makes the last step greedy" if name == "temperature" else ""
+                hint = "; `final_temperature=0` makes the last steps greedy" if name == "temperature" else ""
                 raise ValueError(f"`{name}` must be a number > 0, but got {value!r}{hint}")
         if self.final_temperature is not None and not (
             _is_number(self.final_temperature) and 0 <= self.final_temperature < math.inf
@@ -202,7 +205,7 @@ class FSDFMGenerationConfig(GenerationConfig):
         if self.do_sample not in (None, True):
             raise ValueError(
                 "`do_sample=False` means nothing to a discrete flow, which starts from random tokens; use "
-                "`final_temperature=0` for a greedy last step, or a `generator` for repeatable results"
+                "`final_temperature=0` for greedy last steps, or a `generator` for repeatable results"
             )
         if self.time_grid is not None:
             self._validate_time_grid()
@@ -315,6 +318,10 @@ class _StepPlan:
     @property
     def num_steps(self) -> int:
         return len(self.time_grid) - 1
+
+    def is_final(self, step: int) -> bool:
+        """Whether `final_temperature` is that of the step."""
+        return step == self.num_steps - 1 or self.time_grid[step] >= FINAL_TIME
 
     def num_candidates(self, step: int) -> int:
         return self.candidates.step_offset[step + 1] - self.candidates.step_offset[step]
@@ -488,7 +495,7 @@ class FSDFMGenerationMixin:
         deadline: float | None,
         report: Callable[[float], None],
     ) -> None:
-        """Takes the window from t = 0 to t = 1. `processors` are those of all steps but the last, and of the last."""
+        """Takes the window from t = 0 to t = 1. `processors`: of the steps before the final ones, and of those."""
         # 3.a. Plan
         plan, step = self._plan_steps(canvas, window, config.time_grid, config), 0
         workspace, seconds = self._workspace(window), []
@@ -498,7 +505,7 @@ class FSDFMGenerationMixin:
             is_last = step == plan.num_steps - 1
             has_candidates = plan.num_candidates(step) > 0
             if has_candidates:  # else nobody can move, whatever the network says
-                self._take_step(canvas, window, plan, step, config, processors[is_last], workspace)
+                self._take_step(canvas, window, plan, step, config, processors[plan.is_final(step)], workspace)
             # 3.c. Report
             step += 1
             report(plan.time_grid[step])
@@ -530,7 +537,7 @@ class FSDFMGenerationMixin:
             **plan.padding,
         ).last_hidden_state
         canvas.num_function_evaluations += 1
-        is_greedy = step == plan.num_steps - 1 and config.final_temperature == 0
+        is_greedy = plan.is_final(step) and config.final_temperature == 0
         for events in plan.chunks(step, len(workspace)):
             position = plan.candidates.position[events]
             logits = self.lm_head(hidden_states.flatten(0, 1)[position])
@@ -871,7 +878,7 @@ def _draw_seeds(generator: torch.Generator | None, count: int) -> list[int]:
 def _prepare_logits_processors(
     config: FSDFMGenerationConfig, custom: LogitsProcessorList | None
 ) -> tuple[LogitsProcessorList, LogitsProcessorList]:
-    """The processors of all steps but the last, and of the last, which may have a temperature of its own."""
+    """The processors of the steps before the final ones, and of those, which may have a temperature of their own."""
     if custom is not None and not isinstance(custom, Sequence):
         raise TypeError(f"`logits_processor` must be a list of logits processors, but got {type(custom).__name__}")
 

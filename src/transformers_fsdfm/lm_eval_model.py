@@ -52,7 +52,7 @@ class FSDFMHarnessModel(LM):
         seed (`int`, *optional*, defaults to 0): of all random numbers.
         num_steps (`int`, *optional*): sampling steps of `generate_until`; the model's own default if not set.
         greedy_steps (`int`, *optional*, defaults to 8):
-            Steps of the generation that says whether a continuation is the greedy one: its last step takes the most
+            Steps of the generation that says whether a continuation is the greedy one: its last steps take the most
             likely tokens. 0: not tried, `is_greedy` is always False. Multiple-choice accuracy does not look at it.
         max_gen_toks (`int`, *optional*, defaults to 256): new tokens where a task does not say.
         batch_size (`int`, *optional*, defaults to 16): rows in a forward pass; changes no result.
@@ -131,7 +131,7 @@ class FSDFMHarnessModel(LM):
         Text after each context, up to the first of the strings `until`, or EOS.
 
         Of the generation arguments `until`, `max_gen_toks`, `do_sample`, `temperature`, `top_k` and `top_p` are known.
-        A flow starts from random tokens; without `do_sample`, or at temperature 0, its last step is greedy.
+        A flow starts from random tokens; without `do_sample`, or at temperature 0, its last steps are greedy.
         """
         settings = [_GenerationSettings(request.args[1], self.max_gen_toks) for request in requests]
         occurrences: dict[str, int] = {}

@@ -36,7 +36,7 @@ TemperatureOption = Annotated[
 ]
 FinalTemperatureOption = Annotated[
     float | None,
-    typer.Option("--final-temperature", metavar="X", help="That of the last step; 0 takes the likeliest tokens."),
+    typer.Option("--final-temperature", metavar="X", help="That of the last quarter; 0 takes the likeliest tokens."),
 ]
 TopKOption = Annotated[int | None, typer.Option("--top-k", metavar="K", min=1, help="Keep the K likeliest tokens.")]
 TopPOption = Annotated[
