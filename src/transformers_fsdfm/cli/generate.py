@@ -93,7 +93,7 @@ def generate(
     given = [Part(prompt, is_given=True)] if prompt else []
     kept = [_up_to_end(row[len(ids) :], ends) for row in samples.ids]
     texts = [[*given, Part(_decode(prompt, ids, new_ids, bool(ends), tokenizer), is_given=False)] for new_ids in kept]
-    source = {"model": model or DEFAULT_CHECKPOINT, "prompt": prompt}
+    source: dict[str, str | None] = {"model": model or DEFAULT_CHECKPOINT, "prompt": prompt}
     put_out(source, samples, texts, as_json, out, overwrite, num_shown=sum(map(len, kept)))
 
 
