@@ -851,7 +851,7 @@ def _num_new_tokens(prompt_length: int, is_infilling: bool, config: FSDFMGenerat
     num_new = config.max_length - prompt_length
     if num_new < 0 or (num_new == 0 and not is_infilling):
         raise ValueError(
-            f"`input_ids` have {prompt_length} tokens, which leaves no room for new ones within `max_length`="
+            f"`input_ids` of {prompt_length} tokens leave no room for new ones within `max_length`="
             f"{config.max_length}; pass a larger `max_length`, or `max_new_tokens`"
         )
     return num_new
