@@ -73,7 +73,7 @@ def test_checksums_are_those_of_the_files(run):
 def test_model_card_tells_the_stages_and_their_bounds(run):
     text = (run / "fsdfm-tinystories" / "README.md").read_text(encoding="utf-8")
     rows = {cells[1]: cells for line in text.splitlines() if (cells := [cell.strip() for cell in line.split("|")])[1:]}
-    blocks = {"dfm-short": 16, "dfm": 32, "fsdfm-short": 16, "fsdfm-long": 32, "fsdfm": 32}
+    blocks = {"dfm-short": 16, "dfm": 32, "fsdfm-short": 16, "fsdfm": 32}
     for stage, block_size in blocks.items():
         evaluation = json.loads((run / stage / "eval_results.json").read_text(encoding="utf-8"))
         _, _, steps, length, tokens, hours, bound, bits, _ = rows[f"`{stage}`"]
