@@ -48,7 +48,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10",  # the tests run with 3.11
+    python_requires=">=3.10",  # tested with 3.11 and 3.12
     package_dir={"": "src", **OUTER_PACKAGES},
     packages=[
         *find_packages("src"),
@@ -78,6 +78,7 @@ setup(
     classifiers=[
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )
