@@ -1,11 +1,12 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """Muon for the weight matrices inside the blocks, AdamW for everything else, as one optimizer."""
 
+import math
 from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 
@@ -13,9 +14,51 @@ if TYPE_CHECKING:
     from .arguments import DFMTrainingArguments
 
 
+class CPUMuon(Muon):
+    """
+    [`torch.optim.Muon`] with `adjust_lr_fn="match_rms_adamw"`, in float32.
+
+    Torch's works in bfloat16, whatever the device. CPUs without bfloat16 arithmetic emulate it so slowly that a step of
+    the optimizer takes longer than forward and backward of a small model.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+
+    def _move(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+        update = parameter.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+        update = newton_schulz(update.float(), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-0.2 * math.sqrt(max(parameter.shape)) * group["lr"])
+
+
+def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float) -> Tensor:
+    """
+    Brings the singular values of a matrix near 1 and leaves its singular vectors: each, divided by the Frobenius norm,
+    goes through x -> a x + b x^3 + c x^5, `num_steps` times (Jordan et al. 2024).
+    """
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    wide = matrix.T if is_tall else matrix
+    wide = wide / wide.norm().clamp_min(eps)
+    a, b, c = coefficients
+    for _ in range(num_steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.T if is_tall else wide
+
+
 class MuonWithAdamW(Optimizer):
     """
-    Steps [`torch.optim.Muon`] and [`torch.optim.AdamW`] together.
+    Steps [`torch.optim.Muon`] (on a CPU [`CPUMuon`]) and [`torch.optim.AdamW`] together.
 
     Muon (Jordan et al. 2024; scaled to the size of AdamW's updates as in Liu et al., arXiv 2502.16982) makes the update
     of a matrix orthogonal, so that all its directions learn at the same pace. It is meant for the matrices between
@@ -39,7 +82,10 @@ class MuonWithAdamW(Optimizer):
         muon_lr: float,
         **kwargs: Any,
     ) -> None:
-        self._muon = Muon(list(matrices), lr=muon_lr, adjust_lr_fn="match_rms_adamw")
+        matrices = list(matrices)
+        is_on_cpu = all(parameter.is_cpu for group in matrices for parameter in group["params"])
+        muon = CPUMuon if is_on_cpu else Muon
+        self._muon = muon(matrices, lr=muon_lr, adjust_lr_fn="match_rms_adamw")
         self._adamw = AdamW(list(others), lr=lr, **kwargs)
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
         self._share()
@@ -111,4 +157,4 @@ def muon_with_adamw(model: nn.Module, decay_names: Container[str], args: "DFMTra
     )
 
 
-__all__ = ["MuonWithAdamW", "muon_with_adamw"]
+__all__ = ["CPUMuon", "MuonWithAdamW", "muon_with_adamw", "newton_schulz"]
