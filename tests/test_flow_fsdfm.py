@@ -272,6 +272,54 @@ def test_share_of_candidates_is_the_harmonic_number():
     assert abs(len(plan.position) / count - sum(expected)) < 0.05
 
 
+class TestSpreadCandidates:
+    """Candidates spread evenly over a row: each position keeps its law, those of one step keep apart."""
+
+    hazards = candidate_hazard("posterior", Schedule(), torch.arange(8).double() / 8, torch.tensor(1 / 8).double())
+
+    def candidates(self, rows: int, length: int, seed: int = 0) -> torch.Tensor:
+        """`(steps, rows, length)`: who is a candidate."""
+        positions = list(torch.arange(rows * length).view(rows, length))
+        generators = [generator(1000 * seed + row) for row in range(rows)]
+        plan = plan_candidates(positions, self.hazards, generators, spread=True)
+        is_candidate = torch.zeros(8, rows * length, dtype=torch.bool)
+        for step in range(8):
+            is_candidate[step, plan.position[plan.step_offset[step] : plan.step_offset[step + 1]]] = True
+        return is_candidate.view(8, rows, length)
+
+    @pytest.mark.parametrize("position", [0, 5, 11])
+    def test_a_single_position_has_the_law_of_independent_steps(self, position):
+        rows = 20000
+        is_candidate = self.candidates(rows, 12)[:, :, position]
+        probability = -torch.expm1(-self.hazards)
+        bound = 5 * (probability * (1 - probability) / rows).sqrt() + 1e-12
+        assert ((is_candidate.double().mean(1) - probability).abs() <= bound).all()
+        for one, other in itertools.combinations(range(7), 2):
+            both = float((is_candidate[one] & is_candidate[other]).double().mean())
+            assert abs(both - float(probability[one] * probability[other])) < 0.015
+
+    def test_candidates_of_a_step_keep_apart(self):
+        for row in self.candidates(4, 1024)[0]:  # an eighth of the positions
+            assert set(row.nonzero()[:, 0].diff().tolist()) <= {5, 8, 13}
+        shares = self.candidates(4, 1024).double().mean(-1)
+        assert ((shares - -torch.expm1(-self.hazards)[:, None]).abs() < 0.02).all()
+
+    def test_what_has_not_moved_before_the_last_step_keeps_apart(self):
+        moved = self.candidates(4, 1024)[:-1].any(0)
+        assert 0.12 < float((~moved).double().mean()) < 0.13
+        for row in ~moved:
+            assert int(row.nonzero()[:, 0].diff().min()) == 5
+
+    def test_rows_and_seeds_differ(self):
+        first, second = self.candidates(2, 64)[0]
+        assert not torch.equal(first, second)
+        assert not torch.equal(first, self.candidates(2, 64, seed=1)[0][0])
+
+    def test_with_a_mask_source_every_position_moves_once(self):
+        plan = plan_candidates([torch.arange(50)], self.hazards, [generator(0)], once=True, spread=True)
+        assert sorted(plan.position.tolist()) == list(range(50))
+
+
 def test_plan_of_a_row_does_not_depend_on_its_batch():
     hazards = torch.tensor([0.3, 0.5, math.inf], dtype=torch.float64)
     alone = plan_candidates([torch.arange(50)], hazards, [generator(4)])

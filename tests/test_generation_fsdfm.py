@@ -117,6 +117,18 @@ class TestSteps:
         assert steps[-1] == pytest.approx(steps[-2])
         assert steps[-1] > steps[0]
 
+    def test_spread_candidates_do_not_change_side_by_side(self, model):
+        settings = {"num_steps": 8, "output_history": True, "num_return_sequences": 4}
+        gaps = {}
+        for spread in (False, True):
+            history = run(model, **settings, spread_candidates=spread).history
+            gaps[spread] = [row.nonzero()[:, 0].diff() for row in history[0] != history[1]]
+        assert all((row >= 5).all() for row in gaps[True])  # an eighth of the positions may change
+        assert any((row < 5).any() for row in gaps[False])
+        model.generation_config.spread_candidates = True
+        again = run(model, **settings).history
+        assert torch.equal(again[1], history[1])
+
     def test_plain_dfm_gets_no_step_size_and_many_steps_by_default(self):
         model = tiny_model(step_size_conditioning=False)
         calls = RecordedCalls(model)
@@ -614,6 +626,7 @@ BAD_INPUTS = {
     "grid with NaN": (ValueError, "`time_grid`", {"time_grid": [0.0, math.nan, 1.0]}),
     "grid of words": (ValueError, "`time_grid`", {"time_grid": "linear"}),
     "shift of zero": (ValueError, "`time_shift`", {"time_shift": 0}),
+    "spread by a word": (ValueError, "`spread_candidates`", {"spread_candidates": "evenly"}),
     "shift beside a grid": (ValueError, "`time_shift`.*`time_grid`", {"time_grid": [0.0, 1.0], "time_shift": 2.0}),
     "grid against steps": (ValueError, "`num_steps`.*`time_grid`", {"time_grid": [0.0, 1.0], "num_steps": 3}),
     "mask of another shape": (ValueError, "`editable_mask`", {"editable_mask": torch.ones(1, 9, dtype=torch.bool)}),

@@ -33,6 +33,8 @@ END_TOLERANCE = 1e-6
 # Width of a block in the two-level inverse CDF; near the square root of usual vocabularies.
 CDF_BLOCK = 256
 TINY = torch.finfo(torch.float64).tiny
+# Multiples of it, modulo 1, fill every interval as evenly as can be (three-distance theorem).
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,11 @@ class CandidatePlan(NamedTuple):
 
 
 def plan_candidates(
-    positions: list[Tensor], hazards: Tensor, generators: list[torch.Generator], once: bool = False
+    positions: list[Tensor],
+    hazards: Tensor,
+    generators: list[torch.Generator],
+    once: bool = False,
+    spread: bool = False,
 ) -> CandidatePlan:
     """
     Draws the candidates of all steps at once: each position waits an exponential time on the axis of cumulated hazard,
@@ -307,11 +313,16 @@ def plan_candidates(
             the rest of its batch nor on the device.
         once (`bool`, *optional*, defaults to `False`): stop after a position's first event (mask source: what has
             been unmasked stays).
+        spread (`bool`, *optional*, defaults to `False`): spread the candidates of a step evenly over the positions of
+            the row, in place of drawing them independently. The law of each single position, over all steps, stays the
+            same: the uniform numbers behind the waiting times of position 0, 1, ... are u, u + phi, u + 2 phi, ...
+            modulo 1, with one u drawn for the row and phi the golden ratio, so that numbers close to each other belong
+            to positions that are not.
     """
     num_steps = len(hazards)
     cumulated = hazards[:-1].cumsum(0)
     events = [
-        _plan_row(row_positions, cumulated, generator, once)
+        _plan_row(row_positions, cumulated, generator, once, spread)
         for row_positions, generator in zip(positions, generators, strict=True)
     ]
     position, step, uniform = (torch.cat(column) for column in zip(*events, strict=True))
@@ -321,7 +332,7 @@ def plan_candidates(
 
 
 def _plan_row(
-    positions: Tensor, cumulated: Tensor, generator: torch.Generator, once: bool
+    positions: Tensor, cumulated: Tensor, generator: torch.Generator, once: bool, spread: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The events (position, step, uniform) of one row; `cumulated[s]` is the total hazard of the steps 0 to s."""
     last_step = len(cumulated)
@@ -329,6 +340,8 @@ def _plan_row(
     waited = torch.zeros(len(positions), dtype=torch.float64)
     while len(positions):
         waiting_uniform, uniform = torch.rand((len(positions), 2), generator=generator, dtype=torch.float64).unbind(-1)
+        if spread:
+            waiting_uniform = (waiting_uniform[0] + GOLDEN_RATIO * torch.arange(len(positions)).double()) % 1
         step = torch.searchsorted(cumulated, waited - torch.log1p(-waiting_uniform), right=True)
         events.append((positions, step, uniform))
         goes_on = (step < last_step) & (not once)

@@ -70,6 +70,7 @@ def test_without_options_everything_is_the_default_of_the_library(run, arguments
         "top_k",
         "top_p",
         "time_shift",
+        "spread_candidates",
         "device",
         "dtype",
     ):
@@ -91,6 +92,7 @@ def test_options_reach_the_library(run, arguments, seen):
         "0.7",
         "--time-shift",
         "2",
+        "--no-spread",
         "--no-sample",
         "--device",
         "cpu",
@@ -110,6 +112,7 @@ def test_options_reach_the_library(run, arguments, seen):
     assert (own.num_samples, own.length, own.batch_size, own.num_resamples) == (30, 100, 5, 500)
     assert (own.equivalence_margin, own.confidence) == (0.1, 0.9)
     assert (own.temperature, own.final_temperature, own.top_k, own.top_p, own.time_shift) == (0.8, 0, 9, 0.7, 2)
+    assert own.spread_candidates is False
     assert (own.device, own.dtype, seen["sample"]) == ("cpu", "bfloat16", False)
 
 

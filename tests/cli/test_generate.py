@@ -86,6 +86,8 @@ def test_json_for_machines(generate, checkpoint):
         (["--top-k", 5], {"top_k": 5}),
         (["--top-p", 0.9], {"top_p": 0.9}),
         (["--time-shift", 3], {"time_shift": 3.0}),
+        (["--spread"], {"spread_candidates": True}),
+        (["--no-spread"], {"spread_candidates": False}),
         (["--solver", "euler"], {"solver": "euler"}),
         (["--solver", "cumulative_scalar"], {"solver": "cumulative_scalar"}),
         (["--solver", "cumulative-scalar"], {"solver": "cumulative_scalar"}),

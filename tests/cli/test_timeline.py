@@ -94,6 +94,7 @@ def test_options_reach_generate(timeline, calls):
         0.7,
         "--time-shift",
         2,
+        "--spread",
         "--solver",
         "euler",
         "--max-new-tokens",
@@ -108,6 +109,7 @@ def test_options_reach_generate(timeline, calls):
     (call,) = calls
     settings = {name: call[name] for name in ("temperature", "time_shift", "solver", "max_new_tokens", "num_steps")}
     assert settings == {"temperature": 0.7, "time_shift": 2.0, "solver": "euler", "max_new_tokens": 5, "num_steps": 3}
+    assert call["spread_candidates"] is True
     counts = [int(number) for number in re.findall(r"^ \d  step \d +(\d+)", out, re.MULTILINE)]
     assert sum(counts) <= 5
 

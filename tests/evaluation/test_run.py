@@ -165,6 +165,7 @@ def test_time_is_that_of_whole_batches_after_a_first_generation(make, world, tmp
 
 def test_sampling_settings_reach_generate(make, world, count_generations):
     options = {"temperature": 0.7, "final_temperature": 0.0, "top_k": 5, "top_p": 0.9, "time_shift": 2.0}
+    options["spread_candidates"] = True
     evaluate_models(make(models=[str(world.fsdfm)], steps=(2,), solvers=("euler",), seeds=(0,), length=12, **options))
     for call in count_generations:
         assert {name: call[name] for name in options} == options
@@ -211,6 +212,7 @@ def test_more_steps_seeds_and_models_add_only_what_is_missing(make, world, tmp_p
         {"top_k": 3},
         {"top_p": 0.5},
         {"time_shift": 3.0},
+        {"spread_candidates": True},
         {"length": 10},
         {"num_samples": 21},
         {"batch_size": 7},

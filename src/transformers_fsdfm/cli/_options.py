@@ -46,6 +46,10 @@ TimeShiftOption = Annotated[
     float | None,
     typer.Option("--time-shift", metavar="X", help="Above 1: smaller steps at the end, larger ones at the beginning."),
 ]
+SpreadOption = Annotated[
+    bool | None,
+    typer.Option("--spread/--no-spread", help="Whether tokens that change in the same step stand apart."),
+]
 SolverOption = Annotated[
     Solver | None, typer.Option("--solver", help="How a step is taken: by default cumulative-scalar.")
 ]

@@ -109,6 +109,7 @@ def evaluate(
     top_k: options.TopKOption = None,
     top_p: options.TopPOption = None,
     time_shift: options.TimeShiftOption = None,
+    spread: options.SpreadOption = None,
     no_sample: Annotated[
         bool, typer.Option("--no-sample", help="Only score, compare and plot what was sampled before.")
     ] = False,
@@ -163,6 +164,7 @@ def evaluate(
         top_k=top_k,
         top_p=top_p,
         time_shift=time_shift,
+        spread_candidates=spread,
         device=device,
         dtype=dtype.value,
         **{name: values for name, values in lists.items() if values is not None},

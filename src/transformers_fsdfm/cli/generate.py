@@ -35,6 +35,7 @@ def generate(
     top_k: options.TopKOption = None,
     top_p: options.TopPOption = None,
     time_shift: options.TimeShiftOption = None,
+    spread: options.SpreadOption = None,
     solver: options.SolverOption = None,
     max_time: options.MaxTimeOption = None,
     keep_after_eos: Annotated[
@@ -82,6 +83,7 @@ def generate(
             top_k=top_k,
             top_p=top_p,
             time_shift=time_shift,
+            spread_candidates=spread,
             solver=solver,
             max_time=max_time,
             num_return_sequences=num_samples,

@@ -37,6 +37,7 @@ def timeline(
     ] = None,
     temperature: options.TemperatureOption = None,
     time_shift: options.TimeShiftOption = None,
+    spread: options.SpreadOption = None,
     solver: options.SolverOption = None,
     seed: options.SeedOption = None,
     out: options.OutOption = None,
@@ -69,7 +70,11 @@ def timeline(
         check_path(out, RACE_SUFFIXES if is_race else TIMELINE_SUFFIXES)
     prompt = read_text("prompt", prompt)
     settings = given_settings(
-        max_new_tokens=max_new_tokens, temperature=temperature, time_shift=time_shift, solver=solver
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        time_shift=time_shift,
+        spread_candidates=spread,
+        solver=solver,
     )
     seed = secrets.randbelow(2**32) if seed is None else seed
     place = {"device": device, "dtype": dtype and dtype.value}

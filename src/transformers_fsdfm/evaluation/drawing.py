@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from .. import FSDFMForDiffusionLM, FSDFMGenerationOutput
 from ..adapters import AdapterOutput, SystemAdapter, load_adapter
 from .samples import Prompts, SampleStore, sample_features
-from .settings import INFILL, NO_STEPS, EvaluationSettings, Run
+from .settings import INFILL, NO_STEPS, SAMPLING, EvaluationSettings, Run
 from .systems import ModelFolder, load_flow
 from .texts import MarkedText, mark_text, prompt_text
 
@@ -166,7 +166,7 @@ class FlowWriter:
             inputs: dict[str, Any] = {"input_ids": blocks, "editable_mask": editable, "max_new_tokens": 0}
         else:
             inputs = {"input_ids": blocks[:, :given], "max_new_tokens": blocks.shape[1] - given}
-        for name in ("temperature", "final_temperature", "top_k", "top_p", "time_shift"):
+        for name in SAMPLING:
             if (value := getattr(self.settings, name)) is not None:
                 options[name] = value
         # Each sequence has random numbers of its own, the same for all models, solvers, steps and batch sizes.

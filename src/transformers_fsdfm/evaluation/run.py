@@ -20,7 +20,7 @@ from .markdown import to_markdown
 from .plots import save_plots
 from .progress import PROGRESS_STYLES, SECONDS_BETWEEN_LINES, Progress, ProgressStyle, describe_run
 from .report import Report, finite, make_report
-from .settings import EvaluationSettings, Run
+from .settings import SAMPLING, EvaluationSettings, Run
 from .workbench import Workbench, check_libraries
 
 
@@ -195,7 +195,6 @@ def _write_report(bench: Workbench) -> Report:
 def _about(bench: Workbench) -> dict[str, Any]:
     """What a reader must know to repeat the report."""
     settings = bench.settings
-    sampling = ("temperature", "final_temperature", "top_k", "top_p", "time_shift")
     return {
         "models": {
             name: f"{model.kind}, {settings.model_paths[name]}, fingerprint {model.fingerprint}"
@@ -213,7 +212,7 @@ def _about(bench: Workbench) -> dict[str, Any]:
         "num_samples": settings.num_samples,
         "seeds": list(settings.seeds),
         "length": bench.length,
-        "sampling": {name: getattr(settings, name) for name in sampling if getattr(settings, name) is not None}
+        "sampling": {name: getattr(settings, name) for name in SAMPLING if getattr(settings, name) is not None}
         or "each model's own settings",
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,

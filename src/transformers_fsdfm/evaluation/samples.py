@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from .files import written_whole
-from .settings import UNCONDITIONAL, EvaluationSettings, Mode, Run
+from .settings import SAMPLING, UNCONDITIONAL, EvaluationSettings, Mode, Run
 from .systems import ModelFolder
 from .texts import MarkedText, mark_text
 
@@ -146,11 +146,7 @@ class SampleStore:
             "seed": run.seed,
             "num_samples": own.num_samples,
             "length": self._length,
-            "temperature": own.temperature,
-            "final_temperature": own.final_temperature,
-            "top_k": own.top_k,
-            "top_p": own.top_p,
-            "time_shift": own.time_shift,
+            **{name: getattr(own, name) for name in SAMPLING},
             "dtype": own.dtype,
             "device": self._device_type,
             "batch_size": own.batch_size,

@@ -27,6 +27,7 @@ METRICS = (
     "infilling_accuracy",
     "likelihood_bound",
 )
+SAMPLING = ("temperature", "final_temperature", "top_k", "top_p", "time_shift", "spread_candidates")  # of `generate`
 DTYPES = ("float32", "bfloat16", "float16")
 MASK_SEED = 20624  # of the positions kept in infilling, the same in every report
 
@@ -158,7 +159,8 @@ class EvaluationSettings:
             Tokens of a sequence, prompt included; the shortest trained length of the models if not set.
         batch_size (`int`, *optional*, defaults to 16):
             Sequences sampled at once. Seconds are those of whole batches.
-        temperature, final_temperature, top_p, time_shift (`float`, *optional*), top_k (`int`, *optional*):
+        temperature, final_temperature, top_p, time_shift (`float`, *optional*), top_k (`int`, *optional*), \
+        spread_candidates (`bool`, *optional*):
             As in `generate`; each model's own if not set.
         device (`str`, *optional*):
             Accelerate's choice if not set.
@@ -204,6 +206,7 @@ class EvaluationSettings:
     top_k: int | None = None
     top_p: float | None = None
     time_shift: float | None = None
+    spread_candidates: bool | None = None
     device: str | None = None
     dtype: str = "float32"
     metrics: Sequence[str] = METRICS
