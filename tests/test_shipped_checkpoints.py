@@ -66,7 +66,7 @@ def test_settings_hold_nothing_of_the_machine_they_were_made_on(name):
 def test_each_is_what_it_says(name, num_steps):
     model = AutoModel.from_pretrained(FOLDERS[name])
     assert type(model) is FSDFMForDiffusionLM
-    assert model.dtype == torch.bfloat16
+    assert model.dtype == torch.float32  # in the file bfloat16, in which many CPUs cannot compute
     assert model.config.step_size_conditioning == (name == FSDFM)
     assert model.config.max_position_embeddings == model.generation_config.max_length == 1024
     assert model.generation_config.num_steps == num_steps
