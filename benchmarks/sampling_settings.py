@@ -40,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=1024, help="tokens of each text")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the models' weights")
     parser.add_argument("--json", help="write machine, options and rows to this file")
     return parser.parse_args()
 
@@ -84,7 +85,7 @@ def main() -> None:
     real = real_blocks(args.text, tokenizer, args.length, args.num_texts)
     rows = [{"model": "real text", "settings": "", **measure(real, tokenizer, scorer), "seconds": ""}]
     for path in args.models:
-        model = FSDFMForDiffusionLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+        model = FSDFMForDiffusionLM.from_pretrained(path, dtype=getattr(torch, args.dtype)).eval()
         for settings in args.settings:
             start = time.perf_counter()
             ids = sample(model, settings, args)

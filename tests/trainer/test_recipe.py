@@ -95,6 +95,9 @@ def test_model_card_tells_the_stages_and_their_bounds(run):
         assert float(hours) < 0.1
         assert (bound, bits) == (f"{evaluation['eval_loss']:.3f}", f"{evaluation['eval_bits_per_byte']:.3f}")
     assert "num_steps=8" in text
+    assert "`spread_candidates=True`" in text
+    assert "those of `fsdfm`, mixed with 20% of the DFM's" in text
+    assert "mixed with" not in (run / "dfm-tinystories" / "README.md").read_text(encoding="utf-8")
     assert "{" not in text
 
 

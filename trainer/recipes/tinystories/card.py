@@ -75,7 +75,9 @@ def _seconds(runs: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]]) 
     return sum(max(span, default=0.0) for span in spans)
 
 
-def write_card(folder: Path, model: FSDFMForDiffusionLM, records: Sequence[StageRecord]) -> None:
+def write_card(
+    folder: Path, model: FSDFMForDiffusionLM, records: Sequence[StageRecord], dfm_share: float = 0.0
+) -> None:
     """
     Writes `README.md` into a folder with a model.
 
@@ -83,6 +85,7 @@ def write_card(folder: Path, model: FSDFMForDiffusionLM, records: Sequence[Stage
         folder (`Path`): of the shipped model.
         model ([`FSDFMForDiffusionLM`]): the model in it.
         records (`Sequence[StageRecord]`): of the stages that made it, first to last.
+        dfm_share (`float`, *optional*, defaults to 0.0): as of [`publish_flow`].
     """
     config = model.config
     distilled = config.step_size_conditioning
@@ -95,6 +98,7 @@ def write_card(folder: Path, model: FSDFMForDiffusionLM, records: Sequence[Stage
         num_steps=model.generation_config.num_steps,
         settings=", ".join(_unusual_settings(model)) or "the defaults of `generate`",
         stages="\n".join(map(_row, records)),
+        mixture=MIXTURE.format(records[-1].name, share=dfm_share) if dfm_share else "",
         command=COMMAND,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -116,7 +120,7 @@ def write_scorer_card(folder: Path, model: PreTrainedModel, trained: Path) -> No
 
 def _unusual_settings(model: FSDFMForDiffusionLM) -> list[str]:
     """The sampling settings of the generation config that differ from what `generate` does without one."""
-    plain = {"solver": "cumulative_scalar", "time_shift": 1.0, "temperature": 1.0}
+    plain = {"solver": "cumulative_scalar", "time_shift": 1.0, "spread_candidates": False, "temperature": 1.0}
     plain |= dict.fromkeys(("final_temperature", "top_k", "top_p"))
     own = {name: getattr(model.generation_config, name) for name in plain}
     return [f"`{name}={value!r}`" for name, value in own.items() if value != plain[name]]
@@ -133,6 +137,9 @@ def _row(record: StageRecord) -> str:
 
 
 PLAIN = "A discrete flow-matching model (DFM) of English children's stories, for many steps"
+MIXTURE = """
+The weights are those of `{}`, mixed with {share:.0%} of the DFM's, which gives back diversity that distillation took.
+"""
 DISTILLED = "A few-step discrete flow-matching model (FS-DFM) of English children's stories"
 HEADER = """---
 library_name: transformers
@@ -189,7 +196,7 @@ which a part may have been used: stories written by GPT-3.5 and GPT-4, so their 
 | stage | steps | tokens in a row | tokens in all | hours | bound (nats per token) | bound (bits per byte) |
 |---|---|---|---|---|---|---|
 {stages}
-
+{mixture}
 The bounds are upper bounds on the negative log-likelihood of validation text. How it is measured, and what the samples
 are like beside real text: MODEL_CARD.md of transformers-fsdfm.
 """

@@ -46,7 +46,7 @@ def publish_flow(
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     _edit_config(folder)
     _save_tokenizer(trained, folder, model.config.max_position_embeddings)
-    write_card(folder, model, [read_record(stage) for stage in stages])
+    write_card(folder, model, [read_record(stage) for stage in stages], dfm_share)
     _write_checksums(folder)
 
 
