@@ -315,6 +315,18 @@ class TestSpreadCandidates:
         assert not torch.equal(first, second)
         assert not torch.equal(first, self.candidates(2, 64, seed=1)[0][0])
 
+    def test_a_plain_step_spreads_them_too(self):
+        logits, ids = torch.zeros(1).expand(4, 1024, 3), torch.zeros(4, 1024, dtype=torch.long)
+        editable = torch.arange(1024).expand(4, -1) % 2 == 1
+        times = torch.zeros(4, 1), torch.full((4, 1), 1 / 8)
+        after = solver_step(
+            "posterior", logits, ids, *times, Schedule(), editable_mask=editable, generator=generator(0), spread=True
+        )
+        for row in after != ids:
+            moved = row.nonzero()[:, 0]
+            assert (moved % 2 == 1).all()
+            assert (moved.diff() >= 2 * 5).all()  # counted among those that may move
+
     def test_with_a_mask_source_every_position_moves_once(self):
         plan = plan_candidates([torch.arange(50)], self.hazards, [generator(0)], once=True, spread=True)
         assert sorted(plan.position.tolist()) == list(range(50))

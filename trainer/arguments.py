@@ -40,6 +40,11 @@ class DFMTrainingArguments(TrainingArguments):
             The grid of step sizes is 2^0, ..., 2^-(num_step_size_levels - 1). A model that reads the step size is
             trained on data, and evaluated, at the finest one. Has no effect on a plain DFM.
 
+        spread_candidates (`bool`, *optional*, defaults to `False`):
+            Train for the setting of this name of `generate`: spread the noise of x_t evenly over the text, and, in
+            distillation, the tokens that may move in a jump of the teacher. Evaluation keeps to independent noise, of
+            which the likelihood bound is one.
+
     Parameters that control the optimizer:
 
     Args:
@@ -91,6 +96,10 @@ class DFMTrainingArguments(TrainingArguments):
     low_discrepancy_times: bool = field(
         default=False,
         metadata={"help": "Spread the times of each global batch evenly."},
+    )
+    spread_candidates: bool = field(
+        default=False,
+        metadata={"help": "Train for `spread_candidates` of generate: noise and jumps spread evenly over the text."},
     )
     num_step_size_levels: int = field(
         default=11,

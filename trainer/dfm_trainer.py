@@ -232,7 +232,7 @@ class DFMTrainer(AtomicCheckpointTrainer):
         time, step_size = self._draw_times(rows)
         step = self.state.global_step
         generators = [seeded_generator(self.args.seed, "noise", step, row) for row in range(rows.start, rows.stop)]
-        noisy_ids = draw_noisy_ids(clean, time, self._config, generators)
+        noisy_ids = draw_noisy_ids(clean, time, self._config, generators, self.args.spread_candidates)
         return NoisyBatch(clean, noisy_ids, time, step_size, generators)
 
     def _draw_times(self, rows: RowSlice) -> tuple[Tensor, Tensor | None]:

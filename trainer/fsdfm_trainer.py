@@ -188,6 +188,7 @@ class FSDFMTrainer(DFMTrainer):
                 editable_mask=batch.clean.editable,
                 attention_mask=batch.clean.attention_mask,
                 generator=batch.generators,
+                spread_candidates=self.args.spread_candidates,
             )
 
         with self._averaged_model() as root, self._autocast(), torch.no_grad(), cast_once(teacher):

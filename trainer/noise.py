@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from transformers_fsdfm.configuration_fsdfm import FSDFMConfig
-from transformers_fsdfm.flow_fsdfm import sample_source
+from transformers_fsdfm.flow_fsdfm import sample_source, spread_uniform
 
 from .losses import IGNORE_INDEX
 
@@ -62,7 +62,11 @@ def seeded_generator(*key: int | str) -> torch.Generator:
 
 
 def draw_noisy_ids(
-    batch: CleanBatch, time: Tensor, config: FSDFMConfig, generators: Sequence[torch.Generator]
+    batch: CleanBatch,
+    time: Tensor,
+    config: FSDFMConfig,
+    generators: Sequence[torch.Generator],
+    spread: bool = False,
 ) -> Tensor:
     """
     x_t of the mixture path (see [`sample_path`]) with the random numbers of each row's own; what is not editable stays.
@@ -70,11 +74,15 @@ def draw_noisy_ids(
     Args:
         time (`torch.FloatTensor` of shape `(rows,)`): t of each row, on the CPU.
         generators (`list[torch.Generator]`): one for each row.
+        spread (`bool`, *optional*, defaults to `False`): spread the noise evenly over a row, see `spread_candidates` of
+            [`DFMTrainingArguments`].
     """
     length, device = batch.clean_ids.shape[1], batch.clean_ids.device
     row_shows_data, row_source_ids = [], []
-    for generator, kappa in zip(generators, config.flow_schedule.kappa(time), strict=True):
-        row_shows_data.append(torch.rand(length, generator=generator) < kappa)
+    ranks = (batch.editable.cumsum(-1) - 1).cpu() if spread else [None] * len(batch.clean_ids)
+    for generator, kappa, rank in zip(generators, config.flow_schedule.kappa(time), ranks, strict=True):
+        uniform = torch.rand(length, generator=generator)
+        row_shows_data.append((uniform if rank is None else spread_uniform(uniform[0], rank)) < kappa)
         row_source_ids.append(sample_source((length,), config.vocab_size, config.source_distribution, generator))
     shows_data, source_ids = torch.stack(row_shows_data).to(device), torch.stack(row_source_ids).to(device)
     return torch.where(shows_data | ~batch.editable, batch.clean_ids, source_ids)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from transformers_fsdfm.flow_fsdfm import candidate_hazard, jump_candidates
+from transformers_fsdfm.flow_fsdfm import candidate_hazard, jump_candidates, spread_uniform
 
 from .losses import equal_chunks, evaluation_mode, positions_per_chunk
 from .module_calls import run_as_forward
@@ -53,6 +53,7 @@ def shortcut_target(
     editable_mask: Tensor | None = None,
     attention_mask: Tensor | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    spread_candidates: bool = False,
     chunk_size: int | None = None,
 ) -> Tensor:
     """
@@ -72,6 +73,8 @@ def shortcut_target(
         attention_mask (`torch.Tensor` of shape `(rows, length)`, *optional*): 0 at padding.
         generator (`torch.Generator` or a list with one for each row, *optional*): source of all randomness, on any
             device. With a list, a row's jumps do not depend on the rows beside it.
+        spread_candidates (`bool`, *optional*, defaults to `False`): spread those that may move in a jump evenly over
+            the row, as in `generate`.
         chunk_size (`int`, *optional*): candidates whose logits exist at a time; by default as many as
             [`positions_per_chunk`] allows.
 
@@ -87,6 +90,7 @@ def shortcut_target(
         )
     can_jump = torch.ones_like(noisy_ids, dtype=torch.bool) if editable_mask is None else editable_mask
     weights, half_steps = SHORTCUT_TEACHERS[method]
+    rank = can_jump.cumsum(-1) - 1 if spread_candidates else None
     half, ids, average = step_size / 2, noisy_ids, torch.zeros(())
     with evaluation_mode(teacher):
         for call, (weight, num_halves) in enumerate(zip(weights, half_steps, strict=True)):
@@ -96,7 +100,8 @@ def shortcut_target(
             ).last_hidden_state
             average = average + weight * hidden_states.float()
             if call + 1 < len(weights):
-                ids = _jump(teacher, hidden_states, ids, now, half, solver, can_jump, generator, chunk_size)
+                draws = _draw_uniform(ids, generator, rank)
+                ids = _jump(teacher, hidden_states, ids, now, half, solver, can_jump, draws, chunk_size)
     return average.to(hidden_states.dtype)
 
 
@@ -108,13 +113,13 @@ def _jump(
     step_size: Tensor,
     solver: str,
     can_jump: Tensor,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
+    draws: Tensor,
     chunk_size: int | None,
 ) -> Tensor:
     """One sampling step of every row, with its own t and h: what `solver_step` does, the head on candidates alone."""
     config, device = teacher.config, current_ids.device
     hazard = candidate_hazard(solver, config.flow_schedule, time.double(), step_size.double())[:, None]
-    candidate_uniform, uniform = _draw_uniform(current_ids, generator)
+    candidate_uniform, uniform = draws
     is_candidate = can_jump & (candidate_uniform < -torch.expm1(-hazard))
     if config.source_distribution == "mask":
         is_candidate &= current_ids == config.vocab_size
@@ -132,10 +137,16 @@ def _jump(
     return current_ids.flatten().index_copy(0, position, moved.clamp_min(0)).view_as(current_ids)
 
 
-def _draw_uniform(ids: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-    """Two numbers from [0, 1) for each position, `(2, rows, length)`, float64."""
+def _draw_uniform(
+    ids: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None, rank: Tensor | None
+) -> Tensor:
+    """Two numbers from [0, 1) for each position, `(2, rows, length)`, float64; with ranks the first are spread."""
     if isinstance(generator, Sequence):
-        draws = [torch.rand((2, ids.shape[1]), generator=row, dtype=torch.float64) for row in generator]
-        return torch.stack(draws, dim=1).to(ids.device)
-    device = ids.device if generator is None else generator.device
-    return torch.rand((2, *ids.shape), generator=generator, device=device, dtype=torch.float64).to(ids.device)
+        of_rows = [torch.rand((2, ids.shape[1]), generator=row, dtype=torch.float64) for row in generator]
+        draws = torch.stack(of_rows, dim=1).to(ids.device)
+    else:
+        device = ids.device if generator is None else generator.device
+        draws = torch.rand((2, *ids.shape), generator=generator, device=device, dtype=torch.float64).to(ids.device)
+    if rank is not None:
+        draws[0] = spread_uniform(draws[0, :, :1], rank)
+    return draws

@@ -128,6 +128,21 @@ def sample_path(
     return torch.where(show_data < schedule.kappa(time)[:, None], clean_ids, source_ids)
 
 
+def spread_uniform(offset: Tensor, rank: Tensor) -> Tensor:
+    """
+    `offset + rank * phi` modulo 1, phi the golden ratio: each number is uniform on [0, 1) if `offset` is, and numbers
+    close to each other belong to ranks that are not.
+
+    Args:
+        offset (`torch.Tensor`, broadcastable to `rank`): draws from [0, 1).
+        rank (`torch.LongTensor`): of each position among those that may change.
+
+    Returns:
+        `torch.DoubleTensor` of the shape of `rank`.
+    """
+    return (offset.double() + GOLDEN_RATIO * rank.double()) % 1
+
+
 def candidate_hazard(solver: str, schedule: Schedule, time: Tensor, step_size: Tensor) -> Tensor:
     """
     The hazard Lambda of a step: a position becomes a candidate with probability r = 1 - exp(-Lambda).
@@ -252,6 +267,7 @@ def solver_step(
     source_distribution: str = "uniform",
     editable_mask: Tensor | None = None,
     generator: torch.Generator | None = None,
+    spread: bool = False,
 ) -> Tensor:
     """
     One whole step x_t -> x_{t+h} from the logits of every position (Apple's and Meta's solvers have this form).
@@ -263,6 +279,8 @@ def solver_step(
         current_ids (`torch.LongTensor` of shape `(...)`): x_t.
         time, step_size (`torch.Tensor`, broadcastable to `(...)`): t and h.
         editable_mask (`torch.BoolTensor` of shape `(...)`, *optional*): positions that may change; all by default.
+        spread (`bool`, *optional*, defaults to `False`): spread the candidates evenly over each row (the last
+            dimension), see [`plan_candidates`].
 
     Returns:
         `torch.LongTensor` of shape `(...)`. With a mask source a position that is no longer a mask never changes.
@@ -270,9 +288,10 @@ def solver_step(
     shape, device = current_ids.shape, current_ids.device
     hazard = candidate_hazard(solver, schedule, time.double(), step_size.double()).expand(shape)
     candidate_uniform, uniform = torch.rand((2, *shape), generator=generator, device=device, dtype=torch.float64)
-    is_candidate = candidate_uniform < -torch.expm1(-hazard)
-    if editable_mask is not None:
-        is_candidate &= editable_mask
+    can_move = torch.ones_like(current_ids, dtype=torch.bool) if editable_mask is None else editable_mask
+    if spread:
+        candidate_uniform = spread_uniform(candidate_uniform[..., :1], can_move.cumsum(-1) - 1)
+    is_candidate = can_move & (candidate_uniform < -torch.expm1(-hazard))
     if source_distribution == "mask":
         is_candidate &= current_ids == logits.shape[-1]
     moved = jump_candidates(solver, logits.flatten(0, -2), current_ids.flatten(), hazard.flatten(), uniform.flatten())
@@ -315,9 +334,7 @@ def plan_candidates(
             been unmasked stays).
         spread (`bool`, *optional*, defaults to `False`): spread the candidates of a step evenly over the positions of
             the row, in place of drawing them independently. The law of each single position, over all steps, stays the
-            same: the uniform numbers behind the waiting times of position 0, 1, ... are u, u + phi, u + 2 phi, ...
-            modulo 1, with one u drawn for the row and phi the golden ratio, so that numbers close to each other belong
-            to positions that are not.
+            same: the numbers behind the waiting times come from [`spread_uniform`].
     """
     num_steps = len(hazards)
     cumulated = hazards[:-1].cumsum(0)
@@ -341,7 +358,7 @@ def _plan_row(
     while len(positions):
         waiting_uniform, uniform = torch.rand((len(positions), 2), generator=generator, dtype=torch.float64).unbind(-1)
         if spread:
-            waiting_uniform = (waiting_uniform[0] + GOLDEN_RATIO * torch.arange(len(positions)).double()) % 1
+            waiting_uniform = spread_uniform(waiting_uniform[0], torch.arange(len(positions)))
         step = torch.searchsorted(cumulated, waited - torch.log1p(-waiting_uniform), right=True)
         events.append((positions, step, uniform))
         goes_on = (step < last_step) & (not once)

@@ -59,7 +59,7 @@ class TableModel(nn.Module):
         return self.lm_head(self.model(ids, time, step_size).last_hidden_state.flatten(0, 1)).unflatten(0, ids.shape)
 
 
-def plain_target(model, method, ids, time, step_size, solver, editable_mask, dice):
+def plain_target(model, method, ids, time, step_size, solver, editable_mask, dice, spread=False):
     """Algorithm 1 line by line, with the logits of every position at every stage."""
     half, middle = step_size / 2, time + step_size / 2
 
@@ -74,6 +74,7 @@ def plain_target(model, method, ids, time, step_size, solver, editable_mask, dic
             model.config.source_distribution,
             editable_mask,
             dice,
+            spread,
         )
 
     l_1 = model.logits(ids, time, half)
@@ -102,15 +103,15 @@ def random_rows(num_rows, source_distribution, seed=0):
 @pytest.mark.parametrize("method", ["rk4", "rk2"])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("source_distribution", ["uniform", "mask"])
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_target_equals_the_plain_algorithm_draw_by_draw(method, solver, source_distribution, schedule):
+@pytest.mark.parametrize(("schedule", "spread"), [("linear", False), ("cosine", False), ("linear", True)])
+def test_target_equals_the_plain_algorithm_draw_by_draw(method, solver, source_distribution, schedule, spread):
     model = TableModel(source_distribution, schedule)
     ids, time, step_size = random_rows(300, source_distribution)
     editable_mask = torch.rand(ids.shape, generator=generator(3)) < 0.8
     average = shortcut_target(
-        model, ids, time, step_size, method, solver, editable_mask, generator=generator(7), chunk_size=50
+        model, ids, time, step_size, method, solver, editable_mask, None, generator(7), spread, chunk_size=50
     )
-    expected = plain_target(model, method, ids, time, step_size, solver, editable_mask, generator(7))
+    expected = plain_target(model, method, ids, time, step_size, solver, editable_mask, generator(7), spread)
     assert torch.allclose(model.lm_head(average), expected, atol=1e-5)
 
 
