@@ -65,16 +65,10 @@ def test_a_stage_generates_the_length_and_in_the_steps_that_it_was_trained_for(r
 
 
 def test_weights_are_those_that_were_trained(run):
-    dfm, fsdfm = (AutoModel.from_pretrained(run / name, trust_remote_code=True) for name in ("dfm", "fsdfm"))
-    shipped = AutoModel.from_pretrained(run / "dfm-tinystories")
-    for (name, weight), (_, half) in zip(dfm.named_parameters(), shipped.named_parameters(), strict=True):
-        assert torch.equal(weight.bfloat16().float(), half), name
-    start = dict(dfm.named_parameters())
+    trained = AutoModel.from_pretrained(run / "fsdfm", trust_remote_code=True)
     shipped = AutoModel.from_pretrained(run / "fsdfm-tinystories")
-    for (name, weight), (_, half) in zip(fsdfm.named_parameters(), shipped.named_parameters(), strict=True):
-        begun = torch.zeros_like(weight) if "step_size_embedding.linear_2" in name else start.get(name, weight)
-        mixed = 0.8 * weight + 0.2 * begun
-        torch.testing.assert_close(mixed, half, rtol=2**-8, atol=1e-7, msg=name)
+    for (name, weight), (_, half) in zip(trained.named_parameters(), shipped.named_parameters(), strict=True):
+        assert torch.equal(weight.bfloat16().float(), half), name
 
 
 def test_checksums_are_those_of_the_files(run):
@@ -96,8 +90,6 @@ def test_model_card_tells_the_stages_and_their_bounds(run):
         assert (bound, bits) == (f"{evaluation['eval_loss']:.3f}", f"{evaluation['eval_bits_per_byte']:.3f}")
     assert "num_steps=8" in text
     assert "`spread_candidates=True`" in text
-    assert "those of `fsdfm`, mixed with 20% of the DFM's" in text
-    assert "mixed with" not in (run / "dfm-tinystories" / "README.md").read_text(encoding="utf-8")
     assert "{" not in text
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from transformers_fsdfm import FSDFMConfig, FSDFMForDiffusionLM, FSDFMGenerationConfig
+from transformers_fsdfm import FSDFMForDiffusionLM, FSDFMGenerationConfig
 
 from .card import read_record, write_card, write_scorer_card
 
@@ -18,9 +18,7 @@ from .card import read_record, write_card, write_scorer_card
 CHECKSUMS = "SHA256SUMS"
 
 
-def publish_flow(
-    stages: Sequence[Path], folder: Path, generation: dict[str, Any], dtype: str = "bfloat16", dfm_share: float = 0.0
-) -> None:
+def publish_flow(stages: Sequence[Path], folder: Path, generation: dict[str, Any], dtype: str = "bfloat16") -> None:
     """
     Writes a complete folder of a DFM or FS-DFM with its model card, and the checksums of its weights and tokenizer.
 
@@ -31,22 +29,17 @@ def publish_flow(
         generation (`dict[str, Any]`): fields of [`FSDFMGenerationConfig`], such as `num_steps`.
         dtype (`str`, *optional*, defaults to `"bfloat16"`): of the weights in the file. In memory they are float32
             unless the user asks for less: many CPUs have no other arithmetic, and emulate it ten times slower.
-        dfm_share (`float`, *optional*, defaults to 0.0): mixes the FS-DFM with the DFM that it was distilled from, in
-            its weights: `(1 - dfm_share) * FS-DFM + dfm_share * DFM`. Gives back some of the diversity that
-            distillation takes.
     """
     trained = stages[-1]
-    model = FSDFMForDiffusionLM.from_pretrained(trained, dtype=torch.float32)
-    if dfm_share:
-        _mix_with_dfm(model, stages, dfm_share)
+    model = FSDFMForDiffusionLM.from_pretrained(trained, dtype=getattr(torch, dtype))
     model.generation_config = FSDFMGenerationConfig.from_model_config(model.config)
     unknown = model.generation_config.update(**generation)
     if unknown:
         raise ValueError(f"`generation` has settings that generate does not know: {sorted(unknown)}")
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    model.save_pretrained(folder)
     _edit_config(folder)
     _save_tokenizer(trained, folder, model.config.max_position_embeddings)
-    write_card(folder, model, [read_record(stage) for stage in stages], dfm_share)
+    write_card(folder, model, [read_record(stage) for stage in stages])
     _write_checksums(folder)
 
 
@@ -58,18 +51,6 @@ def publish_scorer(trained: Path, folder: Path, dtype: str = "bfloat16") -> None
     _save_tokenizer(trained, folder, model.config.n_positions)
     write_scorer_card(folder, model, trained)
     _write_checksums(folder)
-
-
-@torch.no_grad()
-def _mix_with_dfm(model: FSDFMForDiffusionLM, stages: Sequence[Path], share: float) -> None:
-    """In place. `stages` hold the DFM from which distillation began."""
-    folder = next(one for one in reversed(stages) if not FSDFMConfig.from_pretrained(one).step_size_conditioning)
-    weights = model.state_dict()
-    for name, weight in FSDFMForDiffusionLM.from_pretrained(folder, dtype=torch.float32).state_dict().items():
-        weights[name].lerp_(weight, share)
-    # What the step size adds to the condition, which began at zero
-    for weight in model.model.step_size_embedding.linear_2.parameters():
-        weight.mul_(1 - share)
 
 
 def _save_tokenizer(trained: Path, folder: Path, length: int) -> None:
