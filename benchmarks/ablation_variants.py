@@ -58,7 +58,7 @@ class Scale:
     scorer_hidden_size: int = 128
     scorer_layers: int = 4
     scorer_steps: int = 1200
-    steps: int = 500
+    steps: int = 250
     batch_size: int = 16
     learning_rate: float = 5e-4
     warmup_steps: int = 20
