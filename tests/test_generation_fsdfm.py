@@ -515,6 +515,12 @@ class TestSettings:
         assert run(model, num_steps=2).time_grid == [0.0, 0.75, 1.0]
         assert run(model, num_steps=None, time_grid=[0.0, 0.5, 1.0]).time_grid == [0.0, 0.5, 1.0]
 
+    def test_wrong_settings_are_not_saved_and_nothing_is_written(self, model, tmp_path):
+        model.generation_config.spread_candidates = "evenly"
+        with pytest.raises(ValueError, match="`spread_candidates`"):
+            model.save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+
     def test_plain_generation_config_is_understood(self, model):
         config = GenerationConfig(max_new_tokens=5, temperature=0.5, do_sample=True)
         assert model.generate(PROMPT, generation_config=config).shape == (1, 15)

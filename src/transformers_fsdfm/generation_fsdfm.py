@@ -69,8 +69,9 @@ class FSDFMGenerationConfig(GenerationConfig):
         spread_candidates (`bool`, *optional*, defaults to `False`):
             Tokens that change in the same step do not know of each other, and neighbours depend on each other most.
             `False` draws the positions that may change in a step independently, as FS-DFM does; `True` spreads them
-            evenly over the text: each position by itself changes just as before, but neighbours seldom in the same
-            step. Better texts in few steps, at no cost; see [`plan_candidates`].
+            evenly over what is written: each position by itself changes just as before, but neighbours less often in
+            the same step. Better texts in few steps, at no cost; no effect in a single one, where all change. See
+            [`plan_candidates`].
 
         > The posterior
 

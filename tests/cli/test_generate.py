@@ -87,6 +87,7 @@ def test_json_for_machines(generate, checkpoint):
         (["--top-p", 0.9], {"top_p": 0.9}),
         (["--time-shift", 3], {"time_shift": 3.0}),
         (["--spread"], {"spread_candidates": True}),
+        (["--spread-candidates"], {"spread_candidates": True}),
         (["--no-spread"], {"spread_candidates": False}),
         (["--solver", "euler"], {"solver": "euler"}),
         (["--solver", "cumulative_scalar"], {"solver": "cumulative_scalar"}),

@@ -32,6 +32,10 @@ def test_json_has_everything(run, checkpoint):
         "num_attention_heads": 4,
         "trained_length": 64,
         "num_steps": 8,
+        "sampling": {
+            **dict.fromkeys(("final_temperature", "top_k", "top_p")),
+            **{"solver": "cumulative_scalar", "time_shift": 1.0, "spread_candidates": False, "temperature": 1.0},
+        },
         "source_distribution": "uniform",
         "schedule": "linear",
         "schedule_exponent": None,
@@ -74,7 +78,7 @@ def test_a_plain_dfm_in_another_dtype_with_another_schedule_and_grid(run, tmp_pa
     model = tiny_model(
         step_size_conditioning=False, source_distribution="mask", schedule="polynomial", schedule_exponent=2.0
     )
-    model.generation_config = FSDFMGenerationConfig(time_grid=[0.0, 0.5, 0.9, 1.0])
+    model.generation_config = FSDFMGenerationConfig(time_grid=[0.0, 0.5, 0.9, 1.0], top_k=7, spread_candidates=True)
     model.to(torch.bfloat16).save_pretrained(tmp_path)
     record = json.loads(run("info", tmp_path, "--json")[1])["checkpoint"]
     assert (record["kind"], record["dtypes"], record["num_steps"]) == ("DFM", ["bfloat16"], 3)
@@ -82,6 +86,7 @@ def test_a_plain_dfm_in_another_dtype_with_another_schedule_and_grid(run, tmp_pa
     assert record["tokenizer"] is None
     out = run("info", tmp_path)[1]
     assert "polynomial, exponent 2.0" in out
+    assert re.search(r"sampling +spread_candidates=True, top_k=7$", out, re.MULTILINE)
     assert re.search(r"tokenizer +none", out)
 
 

@@ -32,11 +32,16 @@ NumStepsOption = Annotated[
     typer.Option("--steps", "--num-steps", metavar="N", min=1, help="Steps, by default those of the checkpoint."),
 ]
 TemperatureOption = Annotated[
-    float | None, typer.Option("--temperature", metavar="X", help="Divides the logits: 1 by default.")
+    float | None,
+    typer.Option("--temperature", metavar="X", help="Divides the logits. By default that of the checkpoint."),
 ]
 FinalTemperatureOption = Annotated[
     float | None,
-    typer.Option("--final-temperature", metavar="X", help="That of the last quarter; 0 takes the likeliest tokens."),
+    typer.Option(
+        "--final-temperature",
+        metavar="X",
+        help="That of the last quarter; 0 takes the likeliest tokens. By default the checkpoint's, if any.",
+    ),
 ]
 TopKOption = Annotated[int | None, typer.Option("--top-k", metavar="K", min=1, help="Keep the K likeliest tokens.")]
 TopPOption = Annotated[
@@ -48,7 +53,11 @@ TimeShiftOption = Annotated[
 ]
 SpreadOption = Annotated[
     bool | None,
-    typer.Option("--spread/--no-spread", help="Whether tokens that change in the same step stand apart."),
+    typer.Option(
+        "--spread/--no-spread",
+        "--spread-candidates/--no-spread-candidates",
+        help="Whether tokens that change in the same step mostly stand apart. By default as the checkpoint says.",
+    ),
 ]
 SolverOption = Annotated[
     Solver | None, typer.Option("--solver", help="How a step is taken: by default cumulative-scalar.")
@@ -67,4 +76,4 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace FILE
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... By default an accelerator.")
 ]
-DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Of the weights: as in the files by default.")]
+DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Of the weights: by default that of config.json.")]

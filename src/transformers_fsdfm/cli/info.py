@@ -5,16 +5,21 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import _options as options
 
 
+if TYPE_CHECKING:
+    from ..generation_fsdfm import FSDFMGenerationConfig
+
+
 PACKAGES = ("transformers-fsdfm", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub")
 OPTIONAL_PACKAGES = ("accelerate", "datasets", "deepspeed", "evaluate", "gradio", "peft")
 # In safetensors -> in torch
+SAMPLING = ("solver", "time_shift", "spread_candidates", "temperature", "final_temperature", "top_k", "top_p")
 DTYPE_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -57,6 +62,7 @@ def _describe_checkpoint(model: str | None) -> dict[str, Any] | None:
             raise
         return None
     config = read_config(folder)
+    settings = _generation_settings(folder, config)
     return {
         "folder": str(folder),
         "kind": "FS-DFM" if config.step_size_conditioning else "DFM",
@@ -67,7 +73,8 @@ def _describe_checkpoint(model: str | None) -> dict[str, Any] | None:
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
         "trained_length": config.max_position_embeddings,
-        "num_steps": _default_num_steps(folder, config),
+        "num_steps": settings.num_steps if settings.time_grid is None else len(settings.time_grid) - 1,
+        "sampling": {name: getattr(settings, name) for name in SAMPLING},
         "source_distribution": config.source_distribution,
         "schedule": config.schedule,
         "schedule_exponent": config.schedule_exponent if config.schedule == "polynomial" else None,
@@ -113,14 +120,15 @@ def _stored_dtypes(folder: Path) -> list[str]:
     return sorted(DTYPE_NAMES.get(name, name) for name in found)
 
 
-def _default_num_steps(folder: Path, config: Any) -> int:
+def _generation_settings(folder: Path, config: Any) -> "FSDFMGenerationConfig":
+    """What `generate` goes by if the call says nothing."""
     from ..generation_fsdfm import FSDFMGenerationConfig
 
     has_settings = (folder / "generation_config.json").is_file()
     settings = FSDFMGenerationConfig.from_pretrained(folder) if has_settings else FSDFMGenerationConfig()
     assert isinstance(settings, FSDFMGenerationConfig)
     settings.set_unset(FSDFMGenerationConfig.from_model_config(config))
-    return settings.num_steps if settings.time_grid is None else len(settings.time_grid) - 1
+    return settings
 
 
 def _describe_tokenizer(folder: Path) -> dict[str, Any] | None:
@@ -210,6 +218,7 @@ def _checkpoint_rows(checkpoint: dict[str, Any]) -> list[tuple[str, str]]:
             f"{checkpoint['num_hidden_layers']} layers of width {checkpoint['hidden_size']}, "
             f"{checkpoint['num_attention_heads']} heads, {checkpoint['vocab_size']:,} tokens",
         ),
+        ("sampling", _sampling(checkpoint["sampling"])),
         ("length", f"{checkpoint['trained_length']:,} tokens"),
         ("source", checkpoint["source_distribution"]),
         ("schedule", checkpoint["schedule"] + (f", exponent {exponent}" if exponent is not None else "")),
@@ -217,6 +226,15 @@ def _checkpoint_rows(checkpoint: dict[str, Any]) -> list[tuple[str, str]]:
         ("files", f"{len(checkpoint['files'])}, {num_bytes:,} bytes"),
         *((f"{size:>13,} ", name) for name, size in checkpoint["files"].items()),
     ]
+
+
+def _sampling(settings: dict[str, Any]) -> str:
+    """The settings that are not those of a model without any."""
+    from ..generation_fsdfm import FSDFMGenerationConfig
+
+    usual = FSDFMGenerationConfig._defaults
+    own = {name: value for name, value in settings.items() if value != usual.get(name)}
+    return ", ".join(f"{name}={value}" for name, value in own.items()) or "the defaults of generate"
 
 
 def _gigabytes(num_bytes: int | None) -> str | None:

@@ -174,8 +174,9 @@ tokens = model.generate(**prompt, num_steps={num_steps}, max_new_tokens=256)
 print(tokenizer.batch_decode(tokens)[0])
 ```
 
-Saved with `num_steps={num_steps}`; beside it {settings}. `model.push_to_hub` and `model.save_pretrained` put the
-code beside the weights; such a copy loads with `trust_remote_code=True` where this package is not installed.
+`generate` takes {num_steps:,} steps unless the call says otherwise, and as other settings: {settings}.
+`model.push_to_hub` and `model.save_pretrained` put the code beside the weights; such a copy loads with
+`trust_remote_code=True` where this package is not installed.
 
 ## Training
 
