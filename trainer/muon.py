@@ -28,14 +28,14 @@ class CPUMuon(Muon):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, group)
+                    self._move(parameter, parameter.grad, group)
 
-    def _move(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+    def _move(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-        update = parameter.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+        momentum = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
+        update = grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
         update = newton_schulz(update.float(), group["ns_coefficients"], group["ns_steps"], group["eps"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update, alpha=-0.2 * math.sqrt(max(parameter.shape)) * group["lr"])
