@@ -283,6 +283,9 @@ def test_backbone_loads_from_a_checkpoint_with_head(model, tmp_path):
     backbone = FSDFMModel.from_pretrained(tmp_path)
     inputs = step_inputs(model)
     assert torch.equal(backbone(**inputs).last_hidden_state, model.model(**inputs).last_hidden_state)
+    backbone.save_pretrained(tmp_path / "backbone")
+    again = FSDFMModel.from_pretrained(tmp_path / "backbone")
+    assert all(map(torch.equal, backbone.state_dict().values(), again.state_dict().values()))
 
 
 def test_meta_device_model_has_shapes_and_no_weights():

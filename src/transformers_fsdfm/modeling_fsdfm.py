@@ -258,7 +258,8 @@ class FSDFMPreTrainedModel(PreTrainedModel):
 
         Takes the arguments of [`~transformers.PreTrainedModel.save_pretrained`].
         """
-        self.generation_config.validate()  # before anything is written
+        if self.can_generate():
+            self.generation_config.validate()  # before anything is written
         self.config.auto_map = dict(AUTO_MAP)
         if is_main_process and not os.path.isfile(save_directory):
             # The code goes first: with `push_to_hub=True` the call below uploads what stands in the folder.
