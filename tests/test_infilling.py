@@ -108,8 +108,14 @@ def test_the_space_in_front_of_a_blank_stands_there_once(bpe):
 
 
 def test_special_tokens_in_a_blank_are_left_out(bpe):
-    ids = [*bpe("a")["input_ids"], bpe.eos_token_id, *bpe("t")["input_ids"]]
-    assert fill_blanks("a___2___", ids, bpe) == "at"
+    ids = [*bpe("a")["input_ids"], bpe.mask_token_id, *bpe("t")["input_ids"], bpe.eos_token_id]
+    assert fill_blanks("a___3___", ids, bpe) == "at"
+
+
+def test_a_blank_line_stands_between_two_texts_in_a_blank(bpe):
+    first, second, end = bpe("a time")["input_ids"], bpe(" was")["input_ids"], bpe.eos_token_id
+    ids = [*first, end, end, *second]
+    assert fill_blanks(f"___{len(ids)}___.", [*ids, *bpe(".")["input_ids"]], bpe) == "a time\n\n was."
 
 
 def test_ids_of_another_text_are_refused(bpe):

@@ -135,6 +135,8 @@ class FSDFMGenerationConfig(GenerationConfig):
             "all positions are written at once; `pad_after_eos=True` clears what follows the end",
         ),
     }
+    # Those that change the law of the text, at a given number of steps.
+    _sampling = ("solver", "time_shift", "spread_candidates", "temperature", "final_temperature", "top_k", "top_p")
     _fields = (
         *("max_length", "max_new_tokens", "num_steps", "time_grid", "max_time", "final_temperature", "top_k", "top_p"),
         *("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"),
@@ -190,6 +192,11 @@ class FSDFMGenerationConfig(GenerationConfig):
         for name in self._fields:
             if getattr(self, name) is None:
                 setattr(self, name, getattr(other, name, None))
+
+    def unusual_sampling(self) -> dict[str, Any]:
+        """The settings that change the law of the text and are not as in a model without any."""
+        own = {name: getattr(self, name) for name in self._sampling}
+        return {name: value for name, value in own.items() if value not in (None, self._defaults.get(name))}
 
     def validate(self, strict: bool = False, user_set_attributes: set[str] | None = None) -> None:
         """Checks every setting on its own; raises a `ValueError` that names it."""
@@ -861,7 +868,7 @@ def _num_new_tokens(prompt_length: int, is_infilling: bool, config: FSDFMGenerat
     num_new = config.max_length - prompt_length
     if num_new < 0 or (num_new == 0 and not is_infilling):
         raise ValueError(
-            f"`input_ids` of {prompt_length} tokens leave no room for new ones within `max_length`="
+            f"`input_ids` of length {prompt_length} leave no room for new tokens within `max_length`="
             f"{config.max_length}; pass a larger `max_length`, or `max_new_tokens`"
         )
     return num_new

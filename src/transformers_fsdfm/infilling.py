@@ -11,6 +11,7 @@ space, so a space on its own would ask for a text that goes on without a word. T
 the space along, and [`fill_blanks`] sees to it that it stands there exactly once.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -142,10 +143,21 @@ def blank_contents(text: str, ids: Tensor | Sequence[int], tokenizer: "PreTraine
     contents, start = [], 0
     for piece, piece_ids, length in zip(pieces, encoded, lengths, strict=False):
         start += len(piece_ids)
-        content = decode_after(ids[:start], ids[start : start + length], tokenizer)
+        content = _decode_texts(ids[:start], ids[start : start + length], tokenizer)
         contents.append(content.removeprefix(" ") if piece.endswith(" ") else content)
         start += length
     return contents
+
+
+def _decode_texts(before: Sequence[int], ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """As [`decode_after`]; where `ids` end a text and begin the next one, a blank line stands between them."""
+    texts = [""]
+    for is_end, group in itertools.groupby(ids, key=lambda token_id: token_id == tokenizer.eos_token_id):
+        if is_end:
+            before = [tokenizer.eos_token_id]
+        else:
+            texts.append(decode_after(before, list(group), tokenizer))
+    return "\n\n".join(texts[1:])
 
 
 def decode_after(

@@ -49,16 +49,25 @@ def test_a_seed_that_was_drawn_brings_the_text_back(generate):
 
 
 def test_json_for_machines(generate, checkpoint):
-    options = ["--num-steps", 4, "--max-new-tokens", 20, "--num-samples", 2, "--seed", 5]
+    options = ["--num-steps", 4, "--max-new-tokens", 20, "--num-samples", 2, "--seed", 5, "--final-temperature", 0.9]
     code, out, _ = generate(PROMPT, "--json", *options)
     record = json.loads(out)
     assert code == 0
     assert list(record) == [
-        *("model", "prompt", "seed", "num_steps", "num_function_evaluations"),
+        *("model", "prompt", "seed", "num_steps", "sampling", "num_function_evaluations"),
         *("seconds", "tokens_per_second", "samples"),
     ]
     assert (record["model"], record["prompt"], record["seed"]) == (str(checkpoint), PROMPT, 5)
     assert record["num_steps"] == 4
+    assert record["sampling"] == {
+        "solver": "cumulative_scalar",
+        "time_shift": 1.0,
+        "spread_candidates": False,
+        "temperature": 1.0,
+        "final_temperature": 0.9,
+        "top_k": None,
+        "top_p": None,
+    }
     assert 0 < record["num_function_evaluations"] <= 4
     assert record["tokens_per_second"] == pytest.approx(40 / record["seconds"], rel=0.05)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -239,7 +248,7 @@ def test_a_file_that_appeared_meanwhile_is_kept(generate, tmp_path, monkeypatch)
         (["--temperature", "nan"], "--temperature must be a number > 0"),
         (["--top-p", "1.5"], "--top-p must be in (0, 1], but got 1.5"),
         (["--max-time", "0"], "--max-time must be a number > 0"),
-        (["Once upon a time there was", "--length", "3"], "no room for new ones within --length=3; pass a"),
+        (["Once upon a time there was", "--length", "3"], "no room for new tokens within --length=3; pass a"),
         (["Once<|mask|>time"], "PROMPT holds <|mask|>; `fsdfm infill` fills in blanks"),
         (["--device", "cuda:77"], "--device cuda:77 cannot be used"),
         (["--device", "toaster"], "--device toaster cannot be used"),

@@ -33,7 +33,7 @@ def test_json_for_machines(infill, checkpoint):
     record = json.loads(out)
     assert code == 0
     assert list(record) == [
-        *("model", "template", "seed", "num_steps", "num_function_evaluations"),
+        *("model", "template", "seed", "num_steps", "sampling", "num_function_evaluations"),
         *("seconds", "tokens_per_second", "samples"),
     ]
     assert (record["model"], record["template"]) == (str(checkpoint), "Once ___2___ time")

@@ -90,26 +90,15 @@ def test_pictures_are_written(timeline, tmp_path):
 
 def test_options_reach_generate(timeline, calls):
     options = [
-        "--temperature",
-        0.7,
-        "--time-shift",
-        2,
-        "--spread",
-        "--solver",
-        "euler",
-        "--max-new-tokens",
-        5,
-        "--steps",
-        3,
-        "--dtype",
-        "bfloat16",
+        *("--temperature", 0.7, "--final-temperature", 0.6, "--top-k", 40, "--top-p", 0.9, "--time-shift", 2),
+        *("--spread", "--solver", "euler", "--max-new-tokens", 5, "--steps", 3, "--dtype", "bfloat16"),
     ]
     code, out, error = timeline(PROMPT, *options, "--device", "cpu")
     assert code == 0, error
     (call,) = calls
-    settings = {name: call[name] for name in ("temperature", "time_shift", "solver", "max_new_tokens", "num_steps")}
-    assert settings == {"temperature": 0.7, "time_shift": 2.0, "solver": "euler", "max_new_tokens": 5, "num_steps": 3}
-    assert call["spread_candidates"] is True
+    expected = {"temperature": 0.7, "final_temperature": 0.6, "top_k": 40, "top_p": 0.9, "time_shift": 2.0}
+    expected |= {"spread_candidates": True, "solver": "euler", "max_new_tokens": 5, "num_steps": 3}
+    assert {name: call[name] for name in expected} == expected
     counts = [int(number) for number in re.findall(r"^ \d  step \d +(\d+)", out, re.MULTILINE)]
     assert sum(counts) <= 5
 

@@ -40,12 +40,14 @@ class Samples:
         ids, last_changed_step (`list[list[int]]`): of each sample, as in [`FSDFMGenerationOutput`].
         num_written (`int`): tokens written, in all samples together.
         num_steps, num_function_evaluations, seconds, seed: of the run.
+        sampling (`dict`): the settings of `generate` that the law of the text depends on.
     """
 
     ids: list[list[int]]
     last_changed_step: list[list[int]]
     num_written: int
     num_steps: int
+    sampling: dict[str, Any]
     num_function_evaluations: int
     seconds: float
     seed: int
@@ -105,10 +107,21 @@ def sample(
         last_changed_step=last_changed_step.tolist(),
         num_written=len(ids) * (len(ids[0]) - sum(given)),
         num_steps=len(times) - 1,
+        sampling=_sampling(model, settings),
         num_function_evaluations=evaluations,
         seconds=clock.monotonic() - started,
         seed=seed,
     )
+
+
+def _sampling(model: "FSDFMForDiffusionLM", settings: dict[str, Any]) -> dict[str, Any]:
+    """What the run went by: what was given, else what is stored with the model."""
+    from ..generation_fsdfm import FSDFMGenerationConfig
+
+    config = FSDFMGenerationConfig(**settings)
+    config.set_unset(model.generation_config)
+    config.set_unset(FSDFMGenerationConfig.from_model_config(model.config))
+    return {name: getattr(config, name) for name in config._sampling}
 
 
 def _num_steps(prompt_length: int, model: "FSDFMForDiffusionLM", settings: dict[str, Any]) -> int | None:
@@ -159,6 +172,7 @@ def _record(samples: Samples, texts: list[list[Part]]) -> dict[str, Any]:
     return {
         "seed": samples.seed,
         "num_steps": samples.num_steps,
+        "sampling": samples.sampling,
         "num_function_evaluations": samples.num_function_evaluations,
         "seconds": round(samples.seconds, 4),
         "tokens_per_second": round(samples.num_written / samples.seconds, 2),

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 PACKAGES = ("transformers-fsdfm", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub")
 OPTIONAL_PACKAGES = ("accelerate", "datasets", "deepspeed", "evaluate", "gradio", "peft")
 # In safetensors -> in torch
-SAMPLING = ("solver", "time_shift", "spread_candidates", "temperature", "final_temperature", "top_k", "top_p")
 DTYPE_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -74,7 +73,7 @@ def _describe_checkpoint(model: str | None) -> dict[str, Any] | None:
         "num_attention_heads": config.num_attention_heads,
         "trained_length": config.max_position_embeddings,
         "num_steps": settings.num_steps if settings.time_grid is None else len(settings.time_grid) - 1,
-        "sampling": {name: getattr(settings, name) for name in SAMPLING},
+        "sampling": {name: getattr(settings, name) for name in settings._sampling},
         "source_distribution": config.source_distribution,
         "schedule": config.schedule,
         "schedule_exponent": config.schedule_exponent if config.schedule == "polynomial" else None,
@@ -232,8 +231,7 @@ def _sampling(settings: dict[str, Any]) -> str:
     """The settings that are not those of a model without any."""
     from ..generation_fsdfm import FSDFMGenerationConfig
 
-    usual = FSDFMGenerationConfig._defaults
-    own = {name: value for name, value in settings.items() if value != usual.get(name)}
+    own = FSDFMGenerationConfig(**settings).unusual_sampling()
     return ", ".join(f"{name}={value}" for name, value in own.items()) or "the defaults of generate"
 
 

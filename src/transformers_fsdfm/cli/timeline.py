@@ -36,6 +36,9 @@ def timeline(
         int | None, typer.Option(metavar="N", min=1, help="Tokens to write. By default up to the trained length.")
     ] = None,
     temperature: options.TemperatureOption = None,
+    final_temperature: options.FinalTemperatureOption = None,
+    top_k: options.TopKOption = None,
+    top_p: options.TopPOption = None,
     time_shift: options.TimeShiftOption = None,
     spread: options.SpreadOption = None,
     solver: options.SolverOption = None,
@@ -72,6 +75,9 @@ def timeline(
     settings = given_settings(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        final_temperature=final_temperature,
+        top_k=top_k,
+        top_p=top_p,
         time_shift=time_shift,
         spread_candidates=spread,
         solver=solver,

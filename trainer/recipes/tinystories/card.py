@@ -116,10 +116,7 @@ def write_scorer_card(folder: Path, model: PreTrainedModel, trained: Path) -> No
 
 def _unusual_settings(model: FSDFMForDiffusionLM) -> list[str]:
     """The sampling settings of the generation config that differ from what `generate` does without one."""
-    plain = {"solver": "cumulative_scalar", "time_shift": 1.0, "spread_candidates": False, "temperature": 1.0}
-    plain |= dict.fromkeys(("final_temperature", "top_k", "top_p"))
-    own = {name: getattr(model.generation_config, name) for name in plain}
-    return [f"`{name}={value!r}`" for name, value in own.items() if value != plain[name]]
+    return [f"`{name}={value!r}`" for name, value in model.generation_config.unusual_sampling().items()]
 
 
 def _row(record: StageRecord) -> str:
