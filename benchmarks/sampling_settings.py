@@ -7,7 +7,8 @@ python benchmarks/sampling_settings.py my-fsdfm my-dfm --scorer my-scorer --text
 ```
 
 Each setting is a JSON object of options of `generate`. All rows of the table write as many texts from the same seeds.
-The first row is real text, in blocks of the same length. Perplexity alone can be had for nothing, by low temperatures:
+The first row is real text, in blocks of the same length. `network runs` counts those for one text: more than the steps
+mean that the text is longer than the model was trained for, and was written in windows. Perplexity alone can be had for nothing, by low temperatures:
 look at entropy and repetition beside it.
 """
 
@@ -51,17 +52,26 @@ def real_blocks(path: str, tokenizer: PreTrainedTokenizerBase, length: int, coun
     return [row["input_ids"] for row in blocks.select(range(min(count, len(blocks))))]
 
 
-def sample(model: FSDFMForDiffusionLM, settings: dict[str, Any], args: argparse.Namespace) -> list[list[int]]:
-    """The texts of a row, as tokens."""
+def sample(
+    model: FSDFMForDiffusionLM, settings: dict[str, Any], args: argparse.Namespace
+) -> tuple[list[list[int]], int]:
+    """The texts of a row, as tokens, and how often the network ran for each."""
     ids: list[list[int]] = []
+    runs = 0
     while len(ids) < args.num_texts:
         rows = min(args.batch_size, args.num_texts - len(ids))
         generators = [torch.Generator().manual_seed(args.seed + len(ids) + row) for row in range(rows)]
         written = model.generate(
-            max_length=args.length, num_return_sequences=rows, generator=generators, pad_after_eos=False, **settings
+            max_length=args.length,
+            num_return_sequences=rows,
+            generator=generators,
+            pad_after_eos=False,
+            return_dict_in_generate=True,
+            **settings,
         )
-        ids += written.tolist()
-    return ids
+        ids += written.sequences.tolist()
+        runs = max(runs, written.num_function_evaluations or 0)
+    return ids, runs
 
 
 def measure(ids: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, scorer: Scorer) -> dict[str, float]:
@@ -83,15 +93,15 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.models[0])
     scorer = Scorer.load(args.scorer)
     real = real_blocks(args.text, tokenizer, args.length, args.num_texts)
-    rows = [{"model": "real text", "settings": "", **measure(real, tokenizer, scorer), "seconds": ""}]
+    rows = [{"model": "real text", "settings": "", **measure(real, tokenizer, scorer), "network runs": "", "seconds": ""}]
     for path in args.models:
         model = FSDFMForDiffusionLM.from_pretrained(path, dtype=getattr(torch, args.dtype)).eval()
         for settings in args.settings:
             start = time.perf_counter()
-            ids = sample(model, settings, args)
+            ids, runs = sample(model, settings, args)
             seconds = time.perf_counter() - start
             row = {"model": path, "settings": json.dumps(settings), **measure(ids, tokenizer, scorer)}
-            rows.append({**row, "seconds": seconds})
+            rows.append({**row, "network runs": runs, "seconds": seconds})
             print(json.dumps(rows[-1]), flush=True)
     print(f"\n{describe_machine()}, scorer {scorer.name}, {args.num_texts} texts of {args.length} tokens\n")
     print(markdown(rows))

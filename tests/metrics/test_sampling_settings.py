@@ -29,7 +29,7 @@ def folders(tmp_path):
 def test_every_setting_has_a_row_after_the_real_text(folders, monkeypatch, capsys):
     settings = [{"num_steps": 2}, {"num_steps": 2, "temperature": 0.01}]
     files = ["--scorer", folders / "scorer", "--text", folders / "valid.txt", "--json", folders / "out.json"]
-    sizes = ["--num-texts", 3, "--length", 32, "--batch-size", 2]
+    sizes = ["--num-texts", 3, "--length", 48, "--batch-size", 2]
     options = ["sampling_settings.py", folders / "model", *files, *sizes, "--settings", *map(json.dumps, settings)]
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr(sys, "argv", [str(option) for option in options])
@@ -37,5 +37,6 @@ def test_every_setting_has_a_row_after_the_real_text(folders, monkeypatch, capsy
     real, plain, cold = json.loads((folders / "out.json").read_text())["rows"]
     assert real["model"] == "real text"
     assert [json.loads(row["settings"]) for row in (plain, cold)] == settings
+    assert plain["network runs"] == 4  # two steps in each of two windows: the model was trained on 32 tokens
     assert cold["entropy (nats)"] < plain["entropy (nats)"]
     assert "| real text |" in capsys.readouterr().out
