@@ -8,8 +8,8 @@ python benchmarks/sampling_settings.py my-fsdfm my-dfm --scorer my-scorer --text
 
 Each setting is a JSON object of options of `generate`. All rows of the table write as many texts from the same seeds.
 The first row is real text, in blocks of the same length. `network runs` counts those for one text: more than the steps
-mean that the text is longer than the model was trained for, and was written in windows. Perplexity alone can be had for nothing, by low temperatures:
-look at entropy and repetition beside it.
+mean that the text is longer than the model was trained for, and was written in windows. Perplexity alone can be had for
+nothing, by low temperatures: look at entropy and repetition beside it.
 """
 
 import argparse
@@ -93,7 +93,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.models[0])
     scorer = Scorer.load(args.scorer)
     real = real_blocks(args.text, tokenizer, args.length, args.num_texts)
-    rows = [{"model": "real text", "settings": "", **measure(real, tokenizer, scorer), "network runs": "", "seconds": ""}]
+    measured = measure(real, tokenizer, scorer)
+    rows = [{"model": "real text", "settings": "", **measured, "network runs": "", "seconds": ""}]
     for path in args.models:
         model = FSDFMForDiffusionLM.from_pretrained(path, dtype=getattr(torch, args.dtype)).eval()
         for settings in args.settings:
