@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, Generat
 
 from transformers_fsdfm.trainer.recipes import tinystories
 from transformers_fsdfm.trainer.recipes.tinystories import card, stages
-from transformers_fsdfm.trainer.recipes.tinystories.publish import CHECKSUMS, checksum
+from transformers_fsdfm.trainer.recipes.tinystories.publish import CHECKSUMS, checksum, publish_flow
 
 
 FOLDER = Path(tinystories.__file__).parent
@@ -65,10 +65,34 @@ def test_a_stage_generates_the_length_and_in_the_steps_that_it_was_trained_for(r
 
 
 def test_weights_are_those_that_were_trained(run):
-    trained = AutoModel.from_pretrained(run / "fsdfm", trust_remote_code=True)
-    shipped = AutoModel.from_pretrained(run / "fsdfm-tinystories")
+    trained = AutoModel.from_pretrained(run / "dfm", trust_remote_code=True)
+    shipped = AutoModel.from_pretrained(run / "dfm-tinystories")
     for (name, weight), (_, half) in zip(trained.named_parameters(), shipped.named_parameters(), strict=True):
         assert torch.equal(weight.bfloat16().float(), half), name
+
+
+def test_the_few_step_model_is_averaged_with_its_dfm_but_for_the_layers_of_the_step_size(run):
+    dfm, fsdfm = (AutoModel.from_pretrained(run / name, trust_remote_code=True) for name in ("dfm", "fsdfm-spread"))
+    shipped = AutoModel.from_pretrained(run / "fsdfm-tinystories")
+    of_dfm = dict(dfm.named_parameters())
+    for (name, weight), (_, half) in zip(fsdfm.named_parameters(), shipped.named_parameters(), strict=True):
+        assert (name in of_dfm) == ("step_size_embedding" not in name)
+        mean = 0.6 * weight + 0.4 * of_dfm[name] if name in of_dfm else weight
+        torch.testing.assert_close(half, mean, rtol=2**-8, atol=1e-7, msg=name)
+    assert "a share of\n0.4 for the DFM" in (run / "fsdfm-tinystories" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("last", "share", "message"),
+    [
+        ("fsdfm-spread", 1.0, r"`dfm_share` must be in \[0, 1\), but got 1.0"),
+        ("dfm", 0.4, "`dfm_share` needs an FS-DFM"),
+    ],
+)
+def test_an_average_that_means_nothing_is_refused(run, tmp_path, last, share, message):
+    with pytest.raises(ValueError, match=message):
+        publish_flow([run / "dfm", run / last], tmp_path / "shipped", {}, dfm_share=share)
+    assert not (tmp_path / "shipped").exists()
 
 
 def test_checksums_are_those_of_the_files(run):

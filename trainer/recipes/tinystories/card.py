@@ -75,7 +75,9 @@ def _seconds(runs: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]]) 
     return sum(max(span, default=0.0) for span in spans)
 
 
-def write_card(folder: Path, model: FSDFMForDiffusionLM, records: Sequence[StageRecord]) -> None:
+def write_card(
+    folder: Path, model: FSDFMForDiffusionLM, records: Sequence[StageRecord], dfm_share: float = 0.0
+) -> None:
     """
     Writes `README.md` into a folder with a model.
 
@@ -83,6 +85,7 @@ def write_card(folder: Path, model: FSDFMForDiffusionLM, records: Sequence[Stage
         folder (`Path`): of the shipped model.
         model ([`FSDFMForDiffusionLM`]): the model in it.
         records (`Sequence[StageRecord]`): of the stages that made it, first to last.
+        dfm_share (`float`, *optional*, defaults to 0.0): see [`publish_flow`].
     """
     config = model.config
     distilled = config.step_size_conditioning
@@ -95,6 +98,7 @@ def write_card(folder: Path, model: FSDFMForDiffusionLM, records: Sequence[Stage
         num_steps=model.generation_config.num_steps,
         settings=", ".join(_unusual_settings(model)) or "the defaults of `generate`",
         stages="\n".join(map(_row, records)),
+        average=AVERAGE.format(share=dfm_share) if dfm_share else "",
         command=COMMAND,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -129,6 +133,10 @@ def _row(record: StageRecord) -> str:
     )
 
 
+AVERAGE = """
+After the last stage the weights that the DFM has, too, became a weighted mean of the two models, with a share of
+{share} for the DFM: it gives back diversity that distillation took.
+"""
 PLAIN = "A discrete flow-matching model (DFM) of English children's stories, for many steps"
 DISTILLED = "A few-step discrete flow-matching model (FS-DFM) of English children's stories"
 HEADER = """---
@@ -187,7 +195,7 @@ which a part may have been used: stories written by GPT-3.5 and GPT-4, so their 
 | stage | steps | tokens in a row | tokens in all | hours | bound (nats per token) | bound (bits per byte) |
 |---|---|---|---|---|---|---|
 {stages}
-
+{average}
 The bounds are upper bounds on the negative log-likelihood of validation text. How it is measured, and what the samples
 are like beside real text: MODEL_CARD.md of transformers-fsdfm.
 """
