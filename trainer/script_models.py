@@ -138,6 +138,12 @@ def _num_data_tokens(tokenizer: PreTrainedTokenizerBase, source_distribution: st
 
 def set_trained_length(model: FSDFMForDiffusionLM, length: int) -> None:
     """A model that is trained on another length from now on: it also generates that much by default."""
+    before = model.config.max_position_embeddings
+    if length < before:
+        logger.warning(
+            f"The model was trained on {before:,} tokens, and is now on {length:,} (--block_size): longer texts it will "
+            f"write in windows of that size. For texts of {before:,} tokens in one piece, train on such blocks last"
+        )
     if model.generation_config.max_length == model.config.max_position_embeddings:
         model.generation_config.max_length = length
     model.config.max_position_embeddings = length

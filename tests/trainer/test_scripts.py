@@ -22,6 +22,7 @@ from transformers_fsdfm import FSDFMConfig, FSDFMForDiffusionLM, cli
 from transformers_fsdfm.cli import main as fsdfm
 from transformers_fsdfm.trainer import distill, finetune, pretrain, script_data
 from transformers_fsdfm.trainer.data import DataCollatorForDFM
+from transformers_fsdfm.trainer.script_models import set_trained_length
 from transformers_fsdfm.trainer.script_run import environment
 
 
@@ -369,6 +370,13 @@ class TestArguments:
         assert "60 tokens, the model only 50" in error_of(capsys, "distill", *common, "--model_name_or_path", small)
         long = ["--model_name_or_path", dfm, "--block_size", "17"]
         assert "more than the model was trained on (16)" in error_of(capsys, "finetune", *common, *long)
+
+    @pytest.mark.parametrize(("length", "is_warned"), [(16, True), (32, False), (64, False)])
+    def test_a_model_that_is_to_write_windows_from_now_on_says_so(self, caplog, length, is_warned):
+        model = tiny_model(max_position_embeddings=32)
+        set_trained_length(model, length)
+        assert model.config.max_position_embeddings == length
+        assert ("trained on 32 tokens, and is now on 16 (--block_size)" in caplog.text) == is_warned
 
     def test_a_model_without_a_tokenizer_is_named(self, capsys, dfm, text, tmp_path):
         shutil.copytree(dfm, tmp_path / "dfm", ignore=shutil.ignore_patterns("tokenizer*", "checkpoint-*"))
