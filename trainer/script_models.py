@@ -141,8 +141,8 @@ def set_trained_length(model: FSDFMForDiffusionLM, length: int) -> None:
     before = model.config.max_position_embeddings
     if length < before:
         logger.warning(
-            f"The model was trained on {before:,} tokens, and is now on {length:,} (--block_size): it will write longer "
-            f"texts in windows of that size. For texts of {before:,} tokens in one piece, train on such blocks last"
+            f"The model was trained on {before:,} tokens, and is now on {length:,} (--block_size): it will write longer"
+            f" texts in windows of that size. For texts of {before:,} tokens in one piece, train on such blocks last"
         )
     if model.generation_config.max_length == model.config.max_position_embeddings:
         model.generation_config.max_length = length
