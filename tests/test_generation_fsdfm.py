@@ -525,6 +525,10 @@ class TestSettings:
         config = GenerationConfig(max_new_tokens=5, temperature=0.5, do_sample=True)
         assert model.generate(PROMPT, generation_config=config).shape == (1, 15)
 
+    def test_unusual_settings_are_those_that_change_the_law_of_the_text(self):
+        config = FSDFMGenerationConfig(num_steps=4, temperature=1.0, top_p=0.5, time_shift=2.0, spread_candidates=False)
+        assert config.unusual_sampling() == {"time_shift": 2.0, "top_p": 0.5}
+
     def test_generation_config_is_left_alone(self, model):
         config = FSDFMGenerationConfig(max_length=12)
         before = config.to_dict(), model.generation_config.to_dict()
