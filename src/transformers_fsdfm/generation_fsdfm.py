@@ -868,8 +868,8 @@ def _num_new_tokens(prompt_length: int, is_infilling: bool, config: FSDFMGenerat
     num_new = config.max_length - prompt_length
     if num_new < 0 or (num_new == 0 and not is_infilling):
         raise ValueError(
-            f"`input_ids` of length {prompt_length} leave no room for new tokens within `max_length`="
-            f"{config.max_length}; pass a larger `max_length`, or `max_new_tokens`"
+            f"no room for new tokens after the {prompt_length} of `input_ids` within `max_length`={config.max_length}; "
+            "pass a larger `max_length`, or `max_new_tokens`"
         )
     return num_new
 

@@ -51,8 +51,9 @@ def split_blanks(text: str) -> tuple[list[str], list[int]]:
         end = match.end()
         if match["stray"]:
             raise ValueError(
-                f"`text` has a bad blank {match['stray'][:20]!r} at character {match.start() + 1}: write ___12___ for "
-                r"a blank of 12 tokens, and \_ for an underscore that is text"
+                f"`text` has a bad blank {_shortened(match['stray'])!r} at character {match.start() + 1}: write "
+                f"___12___ for a blank of 12 tokens (1 to {10**MAX_BLANK_DIGITS - 1:,}), and "
+                r"\_ for an underscore that is text"
             )
         if match["length"]:
             lengths.append(int(match["length"]))
@@ -66,6 +67,10 @@ def split_blanks(text: str) -> tuple[list[str], list[int]]:
             end -= 1  # the underscore is not escaped: it may begin a blank
     pieces[-1] += text[end:]
     return pieces, lengths
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 20 else text[:17] + "..."
 
 
 def require_blanks(text: str) -> tuple[list[str], list[int]]:

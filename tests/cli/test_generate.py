@@ -248,7 +248,10 @@ def test_a_file_that_appeared_meanwhile_is_kept(generate, tmp_path, monkeypatch)
         (["--temperature", "nan"], "--temperature must be a number > 0"),
         (["--top-p", "1.5"], "--top-p must be in (0, 1], but got 1.5"),
         (["--max-time", "0"], "--max-time must be a number > 0"),
-        (["Once upon a time there was", "--length", "3"], "no room for new tokens within --length=3; pass a"),
+        (
+            ["Once upon a time there was", "--length", "3"],
+            "of PROMPT within --length=3; pass a larger",
+        ),
         (["Once<|mask|>time"], "PROMPT holds <|mask|>; `fsdfm infill` fills in blanks"),
         (["--device", "cuda:77"], "--device cuda:77 cannot be used"),
         (["--device", "toaster"], "--device toaster cannot be used"),

@@ -62,7 +62,7 @@ def test_the_table_says_the_same_to_people(run, checkpoint):
         rf"folder +{re.escape(str(checkpoint))}",
         r"kind +FS-DFM, 8 steps by default",
         rf"parameters +{num_parameters:,} \(float32\)",
-        r"sizes +2 layers of width 32, 4 heads, \d+ tokens",
+        r"sizes +2 layers of width 32, 4 heads, vocabulary of \d+",
         r"length +64 tokens",
         r"source +uniform",
         r"schedule +linear",

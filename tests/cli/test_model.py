@@ -86,7 +86,7 @@ def test_among_what_is_there_are_checkpoints_alone(checkpoint, monkeypatch):
 
 
 def test_a_scorer_does_not_generate():
-    with pytest.raises(ValueError, match="`model` gpt2-tinystories is autoregressive, and only scores"):
+    with pytest.raises(ValueError, match="`model` gpt2-tinystories is autoregressive: it scores in fsdfm evaluate"):
         load("gpt2-tinystories")
 
 

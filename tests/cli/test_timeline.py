@@ -2,14 +2,16 @@
 """`fsdfm timeline`."""
 
 import re
+import shutil
 
 import pytest
 import torch
 from rich.cells import cell_len
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from tests.cli.conftest import last_line
 from tests.conftest import tiny_model
+from transformers_fsdfm import FSDFMForDiffusionLM, FSDFMGenerationConfig
 from transformers_fsdfm.cli import COMMANDS
 from transformers_fsdfm.cli import timeline as timeline_module
 from transformers_fsdfm.trainer.tokenizer import train_tokenizer
@@ -103,6 +105,33 @@ def test_options_reach_generate(timeline, calls):
     assert sum(counts) <= 5
 
 
+def test_the_seed_is_told_without_a_file_too(timeline):
+    _, out, error = timeline(PROMPT, "--steps", 1)
+    seed = re.search(r"^seed (\d+)$", error, re.MULTILINE)[1]
+    assert timeline(PROMPT, "--steps", 1, "--seed", seed)[1] == out
+
+
+def test_nothing_is_shown_after_the_end_of_the_text(run, checkpoint, tmp_path):
+    settings = {"--steps": 3, "--max-new-tokens": 25, "--seed": 1}
+    options = [word for pair in settings.items() for word in pair]
+    tokens = AutoTokenizer.from_pretrained(checkpoint)
+    whole = FSDFMForDiffusionLM.from_pretrained(checkpoint).eval()
+    inputs = tokens(PROMPT, return_tensors="pt")
+    ids = whole.generate(
+        **inputs, num_steps=3, max_new_tokens=25, generator=torch.Generator().manual_seed(1), pad_after_eos=False
+    )[0].tolist()
+    prompt_length = inputs["input_ids"].shape[1]
+    shutil.copytree(checkpoint, tmp_path / "ending")
+    config = FSDFMGenerationConfig.from_pretrained(checkpoint)
+    config.eos_token_id = ids[prompt_length + 4]  # what stands there ends the text
+    config.save_pretrained(tmp_path / "ending")
+    end = ids.index(config.eos_token_id, prompt_length) + 1
+    _, out, _ = run("timeline", PROMPT, *options, "--model", tmp_path / "ending")
+    counts = [int(number) for number in re.findall(r"^ \d  step \d +(\d+)", out, re.MULTILINE)]
+    assert sum(counts) <= end - prompt_length <= 5
+    assert tokens.pad_token not in out
+
+
 def test_no_prompt_writes_a_whole_block(timeline, calls):
     code, out, _ = timeline("--steps", 2)
     assert code == 0
@@ -133,6 +162,14 @@ def test_models_run_side_by_side(timeline, others, calls, tmp_path):
         (["--out", "none/t.html"], 1, "there is no folder"),
         (["--out", "old.html"], 1, "--out old.html exists; --overwrite replaces it"),
         (["--ar", "gpt", "--out", "t.txt"], 1, "--out must end in .html, .png, .svg, .gif, but is t.txt"),
+        (
+            ["--ar", "nowhere"],
+            1,
+            "--ar nowhere is no folder, and no Hub id (organization/name); this package has gpt2-",
+        ),
+        (["--ar", "."], 1, "--ar . is no model folder: it has no config.json"),
+        (["--dfm", "nowhere"], 1, "--dfm nowhere is no folder, and no Hub id"),
+        (["--dfm", "gpt2-tinystories"], 1, "in fsdfm timeline (--ar gpt2-tinystories)"),
         (["--temperature", "0"], 1, "--temperature must be a number > 0"),
         (["--steps", "0"], 2, "--steps"),
         (["--overwrite"], 2, "--overwrite"),

@@ -49,7 +49,10 @@ def find_checkpoint(model: str | None) -> Path:
     if os.path.isfile(model):
         raise NotADirectoryError(f"`model` {model} is a file; `fsdfm convert` makes a model folder of a published one")
     if model in available_scorers():
-        raise ValueError(f"`model` {model} is autoregressive, and only scores (fsdfm evaluate --scorer {model})")
+        raise ValueError(
+            f"`model` {model} is autoregressive: it scores in fsdfm evaluate (--scorer {model}), and runs beside "
+            f"a DFM in fsdfm timeline (--ar {model})"
+        )
     if reason := why_no_hub_id(model):
         known = ", ".join(available_checkpoints())
         hint = f"; the checkpoints of this package are {known}" if known else ""

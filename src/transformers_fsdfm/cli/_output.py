@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def read_text(name: str, given: str) -> str:
         `ValueError`: it is no Unicode.
     """
     if given == "-":
+        if sys.stdin is None:
+            raise ValueError(f"`{name}` is - (standard input), which is closed")
         content = sys.stdin.buffer.read()
         try:
             text = content.decode("utf-8")
@@ -67,8 +70,11 @@ def check_target(out: Path | None, overwrite: bool) -> None:
     folder = out.resolve().parent
     if not folder.is_dir():
         raise NotADirectoryError(f"`out` {out}: there is no folder {folder}")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"`out` {out}: the folder {folder} is read-only")
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # some file systems refuse what their permissions allow
+            pass
+    except OSError as error:
+        raise PermissionError(f"`out` {out}: the folder {folder} is read-only ({error.strerror})") from error
 
 
 def write_file(out: Path, text: str, overwrite: bool) -> None:

@@ -215,7 +215,7 @@ def _checkpoint_rows(checkpoint: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "sizes",
             f"{checkpoint['num_hidden_layers']} layers of width {checkpoint['hidden_size']}, "
-            f"{checkpoint['num_attention_heads']} heads, {checkpoint['vocab_size']:,} tokens",
+            f"{checkpoint['num_attention_heads']} heads, vocabulary of {checkpoint['vocab_size']:,}",
         ),
         ("sampling", _sampling(checkpoint["sampling"])),
         ("length", f"{checkpoint['trained_length']:,} tokens"),

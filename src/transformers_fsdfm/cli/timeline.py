@@ -1,8 +1,11 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """`fsdfm timeline`."""
 
+import contextlib
+import os
 import secrets
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +16,11 @@ from . import _options as options
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ..generation_fsdfm import FSDFMGenerationOutput
     from ..modeling_fsdfm import FSDFMForDiffusionLM
     from ..timeline import Timeline
 
-LIBRARY_NAMES = {"input_ids": "PROMPT", "path": "--out"}
+LIBRARY_NAMES = {"input_ids": "PROMPT", "path": "--out", "max_length": "the trained length"}
 
 
 def timeline(
@@ -86,9 +90,13 @@ def timeline(
     place = {"device": device, "dtype": dtype and dtype.value}
 
     steps = given_settings(num_steps=num_steps)
-    lanes = [_run_flow(*load(model, **place), prompt, settings | steps, seed, warm_up=is_race)]
+    if ar is not None:
+        _check_autoregressive(ar)
+    flows = [(load(model, **place), settings | steps)]
     if dfm is not None:
-        lanes.append(_run_flow(*load(dfm, **place), prompt, settings, seed, warm_up=True))
+        with _named_as("dfm"):
+            flows.append((load(dfm, **place), settings))
+    lanes = [_run_flow(*loaded, prompt, own, seed, warm_up=is_race) for loaded, own in flows]
     if ar is not None:
         num_new = max_new_tokens or sum(lanes[0].counts)
         lanes.append(_run_autoregressive(ar, prompt, num_new, temperature, seed, place))
@@ -98,8 +106,29 @@ def timeline(
         save_race(out, lanes)
     else:
         lanes[0].save(out)
-    if out is not None:
-        say(f"Wrote {out} (seed {seed})")
+    say(f"Wrote {out} (seed {seed})" if out is not None else f"seed {seed}")
+
+
+@contextlib.contextmanager
+def _named_as(option: str) -> Iterator[None]:
+    """Errors about `model` speak of another option."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise type(error)(str(error).replace("`model`", f"`{option}`")) from error
+
+
+def _check_autoregressive(path: str) -> None:
+    """Before any work is done: a folder, the name of a scorer of this package, or what may be a Hub id."""
+    from ..hub_configs import available_scorers
+    from ..hub_ids import why_no_hub_id
+
+    names = available_scorers()
+    if os.path.isdir(path):
+        if not os.path.isfile(os.path.join(path, "config.json")):
+            raise FileNotFoundError(f"`ar` {path} is no model folder: it has no config.json")
+    elif path not in names and (reason := why_no_hub_id(path)):
+        raise FileNotFoundError(f"`ar` {path} is no folder, and {reason}; this package has {', '.join(names)}")
 
 
 def _run_flow(
@@ -127,11 +156,25 @@ def _run_flow(
         return_dict_in_generate=True,
         output_history=True,
     )
+    if prompt:
+        _cut_at_end(output, len(inputs["input_ids"][0]), model.generation_config.eos_token_id)
     num_steps = len(clock.seconds)
     kind = "FS-DFM" if model.config.step_size_conditioning else "DFM"
     title = f"{kind}, {num_steps:,} {'step' if num_steps == 1 else 'steps'}"
     given = inputs.get("input_ids", torch.zeros((1, 0), dtype=torch.long))
     return Timeline.from_output(output, tokenizer, seconds=clock.seconds, title=title, input_ids=given)
+
+
+def _cut_at_end(output: "FSDFMGenerationOutput", prompt_length: int, eos_token_id: int | list[int] | None) -> None:
+    """In place: nothing after the token that ends the text."""
+    ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+    written = output.sequences[0, prompt_length:].tolist()
+    end = prompt_length + next((number + 1 for number, token in enumerate(written) if token in ends), len(written))
+    output.sequences = output.sequences[:, :end]
+    if output.last_changed_step is not None:
+        output.last_changed_step = output.last_changed_step[:, :end]
+    if output.history is not None:
+        output.history = tuple(canvas[:, :end] for canvas in output.history)
 
 
 def _run_autoregressive(
