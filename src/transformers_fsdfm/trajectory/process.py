@@ -154,12 +154,15 @@ def _take_step(
         position, uniform = position[is_open], uniform[is_open]
     if not len(position):
         return
-    hidden_states = final_hidden_states(model, ids, float(times[0]), float(times[1] - times[0])).flatten(0, 1)
+    # Of many short steps, most have candidates in a few rows alone.
+    rows, row_of_candidate = (position // ids.shape[1]).unique(return_inverse=True)
+    hidden_states = final_hidden_states(model, ids[rows], float(times[0]), float(times[1] - times[0])).flatten(0, 1)
+    seen = row_of_candidate * ids.shape[1] + position % ids.shape[1]
     current_ids = ids.flatten()[position]
     size = positions_per_chunk(model.config.vocab_size)
     chunks = [
         _jump_in_race(solver, model.lm_head(hidden_states[at]), current, hazard.to(ids.device), draw)
-        for at, current, draw in zip(position.split(size), current_ids.split(size), uniform.split(size), strict=True)
+        for at, current, draw in zip(seen.split(size), current_ids.split(size), uniform.split(size), strict=True)
     ]
     next_ids = torch.cat(chunks)
     if (next_ids < 0).any():
