@@ -65,6 +65,7 @@ def test_without_options_everything_is_the_default_of_the_library(run, arguments
         assert getattr(seen["settings"], name) == getattr(expected, name), name
     for name in (
         "num_resamples",
+        "mauve_pieces",
         "temperature",
         "final_temperature",
         "top_k",
@@ -81,6 +82,7 @@ def test_without_options_everything_is_the_default_of_the_library(run, arguments
 def test_options_reach_the_library(run, arguments, seen):
     options = ["--steps", "8", "--steps", "1,1024", "--solvers", "euler,posterior", "--modes", "prefix-25, infill-50"]
     options += ["--seeds", "3,4", "--num_samples", "30", "--length", "100", "--batch_size", "5", "--metrics", "mauve"]
+    options += ["--mauve_pieces", "4"]
     options += ["--compare", "fsdfm@8:dfm@1024", "--compare", "fsdfm@1@euler:fsdfm@1@posterior"]
     options += ["--equivalence_margin", "0.1", "--confidence", "0.9", "--num_resamples", "500", "--temperature", "0.8"]
     options += [
@@ -105,7 +107,7 @@ def test_options_reach_the_library(run, arguments, seen):
     assert list(own.solvers) == ["euler", "posterior"]
     assert list(own.modes) == ["prefix-25", "infill-50"]
     assert list(own.seeds) == [3, 4]
-    assert list(own.metrics) == ["mauve"]
+    assert (list(own.metrics), own.mauve_pieces) == (["mauve"], 4)
     assert [tuple(pair) for pair in own.compare] == [("fsdfm@8", "dfm@1024"), ("fsdfm@1@euler", "fsdfm@1@posterior")]
     assert (own.system_paths, own.baseline_paths) == ({"llada": "some/path"}, {"gpt2": "gpt2"})
     assert (own.system_options, own.trust_remote_code) == ({"block_length": 32}, True)

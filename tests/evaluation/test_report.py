@@ -51,7 +51,7 @@ def make_scores(mode: str, cell: Cell | None, seed: int) -> RunScores:
         },
         {"mauve[judge].mauve": 0.5 + 0.1 * seed, "mauve[judge].mauve_human": 0.9, "mauve[judge].mauve_shuffled": 0.01},
     )
-    mauve_settings = {"num_buckets": 3, "num_references": 30, "scaling_factor": 5, "seed": 0}
+    mauve_settings = {"num_buckets": 3, "num_references": 30, "pieces": 2, "scaling_factor": 5, "seed": 0}
     scores.values.update({f"mauve[judge].{key}": value for key, value in mauve_settings.items()})
     if mode == "infill-50" and cell:
         scores.per_sequence["infilling_accuracy.correct"] = random.integers(0, 9, ROWS).tolist()
@@ -219,7 +219,10 @@ def test_the_report_says_how_equivalence_was_judged(report):
     assert "equivalent within the margin" in markdown
     assert "A higher by more than the margin" in markdown
     assert "real against other real text 0.900" in markdown
-    assert "3 buckets, too few to tell more than gross differences, scaling factor 5, seed 0, 30 real texts" in markdown
+    assert "3 buckets, too few to tell more than gross differences (more samples or --mauve-pieces help)" in markdown
+    assert (
+        "scaling factor 5, seed 0, 30 pieces of real texts, none of them a prompt; each text is cut into 2." in markdown
+    )
     assert "Sampled on: cpu, threads: 1." in markdown
 
 

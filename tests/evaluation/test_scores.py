@@ -179,10 +179,11 @@ def test_scores_belong_to_samples_metric_and_scorer(world, tokenizer, tmp_path):
         store.path(Job("repetition"), samples, "m"),
         store.path(Job("token_entropy"), others, "m"),
         store.path(Job("mauve", "s"), samples, "m"),
+        store.path(Job("mauve", "s", pieces=4), samples, "m"),
         store.path(Job("mauve", "t"), samples, "m"),
         ScoreStore(tmp_path, {}, "other settings").path(Job("token_entropy"), samples, "m"),
     }
-    assert len(paths) == 6
+    assert len(paths) == 7
     path = store.path(Job("token_entropy"), samples, "m")
     store.save(path, RunScores({"token_entropy.nats": [1.5]}, {"x": 2.0}))
     assert vars(store.load([path])) == {"per_sequence": {"token_entropy.nats": [1.5]}, "values": {"x": 2.0}}

@@ -37,6 +37,7 @@ def settings(**changes) -> EvaluationSettings:
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"equivalence_margin": 0.0}, "`equivalence_margin` must be a number > 0"),
         ({"confidence": 1.0}, r"`confidence` must be in \(0.5, 1\)"),
+        ({"mauve_pieces": 0}, "`mauve_pieces` must be at least 1"),
         ({"num_resamples": 10}, "`num_resamples` must be at least 100"),
         ({"dtype": "int8"}, "'int8' is unknown; known are float32"),
         ({"compare": [("few@8", "many")]}, "takes MODEL@STEPS or MODEL@STEPS@SOLVER, but got 'many'"),

@@ -54,6 +54,16 @@ def test_features_are_the_hidden_states_at_the_last_token():
     np.testing.assert_allclose(cut.values[0], cut.values[3], rtol=1e-3, atol=1e-4)
 
 
+def test_each_piece_of_a_text_has_features_of_its_own():
+    given = ["a b c d a b c d a b c", "a b", ""]
+    cut = text_features(given, scorer(bos_token="<s>"), pieces=3)
+    alone = text_features(["a b c", "d a b c", "d a b c", "a", "b", ""], scorer(bos_token="<s>"))
+    assert (cut.pieces, alone.pieces) == (3, 1)
+    np.testing.assert_allclose(cut.values, alone.values, rtol=1e-3, atol=1e-4)
+    reference = reference_features(["a b c d"] * 4, scorer(bos_token="<s>"), pieces=2)
+    assert [len(features.values) for features in reference[:3]] == [4, 4, 4]
+
+
 def test_equal_distributions_are_near_one_and_apart_ones_near_zero():
     near = compare(*clouds(predictions_at=0))
     far = compare(*clouds(predictions_at=50))
@@ -83,6 +93,7 @@ def test_the_result_carries_its_settings():
     assert result["settings"] == {
         "scorer": "test",
         "max_tokens": None,
+        "pieces": 1,
         "num_buckets": 5,
         "scaling_factor": 2.0,
         "seed": 3,
@@ -127,13 +138,13 @@ def test_shuffled_texts_have_the_same_words():
 def test_the_module_does_all_steps(tmp_path):
     model, tokenizer = scorer(bos_token="<s>")
     predictions, references = texts(20, 0), texts(41, 1)
-    result = mauve(predictions, references, (model, tokenizer), num_buckets=3, seed=2, max_tokens=5)
-    reference = reference_features(references, (model, tokenizer), seed=2, max_tokens=5)
-    features = text_features(predictions, (model, tokenizer), max_tokens=5)
+    result = mauve(predictions, references, (model, tokenizer), num_buckets=3, seed=2, max_tokens=5, pieces=2)
+    reference = reference_features(references, (model, tokenizer), seed=2, max_tokens=5, pieces=2)
+    features = text_features(predictions, (model, tokenizer), max_tokens=5, pieces=2)
     assert result == compare(features, reference, num_buckets=3, seed=2)
     assert 0 < result["mauve"] <= 1
     metric = load_metric("mauve", cache_dir=str(tmp_path))
-    options = {"scorer": (model, tokenizer), "num_buckets": 3, "seed": 2, "max_tokens": 5}
+    options = {"scorer": (model, tokenizer), "num_buckets": 3, "seed": 2, "max_tokens": 5, "pieces": 2}
     assert metric.compute(predictions=predictions, references=references, **options) == result
 
 
@@ -148,6 +159,7 @@ def test_the_module_does_all_steps(tmp_path):
         ({"scaling_factor": 0}, "`scaling_factor` must be > 0"),
         ({"max_tokens": 0}, r"`max_tokens` must be in \[1, 7\]"),
         ({"max_tokens": 8}, r"`max_tokens` must be in \[1, 7\]"),
+        ({"pieces": 0}, "`pieces` must be at least 1"),
         ({"scorer": scorer(), "predictions": ["a", ""]}, "no start token to stand for it"),
     ],
 )
@@ -163,3 +175,5 @@ def test_features_of_different_scorers_are_not_compared():
         compare(predictions._replace(scorer="other"), reference)
     with pytest.raises(ValueError, match="`max_tokens` = 9"):
         compare(predictions._replace(max_tokens=9), reference)
+    with pytest.raises(ValueError, match="`pieces` = 4"):
+        compare(predictions._replace(pieces=4), reference)

@@ -90,6 +90,15 @@ def evaluate(
             f"likelihood_bound; by default all. {LIST}",
         ),
     ] = None,
+    mauve_pieces: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Pieces that MAUVE cuts each text into. It needs hundreds of texts, and reads no more of one than the "
+            "scorer's context holds.",
+        ),
+    ] = 1,
     compare: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,7 +131,8 @@ def evaluate(
 
     FOLDER gets report.md, scores.jsonl, plots and all samples (parquet). Samples and scores that are there already are
     used again, if every setting that they depend on is the same; a run that was stopped goes on where it was. In many
-    processes: accelerate launch -m transformers_fsdfm.evaluation MODEL... (same options).
+    processes: accelerate launch -m transformers_fsdfm.evaluation MODEL... (same options). Whether errors grow along the
+    steps is measured by fsdfm trajectory.
 
     \b
     Examples:
@@ -155,6 +165,7 @@ def evaluate(
         num_samples=num_samples,
         length=length,
         batch_size=batch_size,
+        mauve_pieces=mauve_pieces,
         compare=_pairs(compare),
         equivalence_margin=equivalence_margin,
         confidence=confidence,

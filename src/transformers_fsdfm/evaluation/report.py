@@ -261,12 +261,17 @@ def _notes(samples: dict[Cell, list[Samples]], real_scores: dict[str, RunScores]
     for mode, scores in real_scores.items():
         for name in sorted({key.rpartition(".")[0] for key in scores.values if key.startswith("mauve[")}):
             found = {key.rpartition(".")[2]: value for key, value in scores.values.items() if key.startswith(name)}
-            few = ", too few to tell more than gross differences" if found["num_buckets"] < MANY_BUCKETS else ""
+            few = (
+                ", too few to tell more than gross differences (more samples or --mauve-pieces help)"
+                if found["num_buckets"] < MANY_BUCKETS
+                else ""
+            )
             notes.append(
                 f"The two ends of {name} ({mode}): real against other real text {found['mauve_human']:.3f}; real text "
                 f"with the words of each sequence shuffled against real text {found['mauve_shuffled']:.3f}. "
                 f"{found['num_buckets']:.0f} buckets{few}, scaling factor {found['scaling_factor']:g}, seed "
-                f"{found['seed']:.0f}, {found['num_references']:.0f} real texts, none of them a prompt."
+                f"{found['seed']:.0f}, {found['num_references']:.0f} pieces of real texts, none of them a prompt; each "
+                f"text is cut into {found['pieces']:.0f}."
             )
     return notes
 

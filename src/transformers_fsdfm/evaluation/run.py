@@ -215,6 +215,7 @@ def _about(bench: Workbench) -> dict[str, Any]:
         "sampling": {name: getattr(settings, name) for name in SAMPLING if getattr(settings, name) is not None}
         or "each model's own settings",
         "batch_size": settings.batch_size,
+        "mauve_pieces": settings.mauve_pieces,
         "dtype": settings.dtype,
         "device": str(bench.device.type),
         "confidence": settings.confidence,

@@ -35,10 +35,12 @@ class Job:
     Args:
         metric (`str`): its name.
         scorer (`str`, *optional*): the name of the scorer, for metrics that need one.
+        pieces (`int`, *optional*, defaults to 1): that MAUVE cuts each text into.
     """
 
     metric: str
     scorer: str | None = None
+    pieces: int = 1
 
     @property
     def needed_scorer(self) -> str:
@@ -56,8 +58,10 @@ def jobs_of(settings: EvaluationSettings, mode: Mode) -> list[Job]:
     """What is to be computed for every run of a mode."""
     jobs = []
     for metric in settings.metrics:
-        if metric in ("generative_perplexity", "mauve"):
+        if metric == "generative_perplexity":
             jobs += [Job(metric, scorer) for scorer in settings.scorer_paths]
+        elif metric == "mauve":
+            jobs += [Job(metric, scorer, settings.mauve_pieces) for scorer in settings.scorer_paths]
         elif metric != "likelihood_bound" and (metric != "infilling_accuracy" or mode.kind == INFILL):
             jobs.append(Job(metric))  # the bound is one of the model, not of samples
     return jobs
@@ -111,15 +115,16 @@ class Judge:
 
         name = job.needed_scorer
         scorer = self.scorer(name)
+        options = {"pieces": job.pieces, "batch_size": self.batch_size}
         if name not in self._features:
-            self._features[name] = reference_features(self.real_texts, scorer, batch_size=self.batch_size)
+            self._features[name] = reference_features(self.real_texts, scorer, **options)
         reference = self._features[name]
         if samples is real:
             features = reference.second_half
         else:
-            features = text_features([one.text for one in samples.texts], scorer, batch_size=self.batch_size)
+            features = text_features([one.text for one in samples.texts], scorer, **options)
         result = compare(features, reference)
-        shown = ("num_buckets", "num_references", "scaling_factor", "seed")
+        shown = ("pieces", "num_buckets", "num_references", "scaling_factor", "seed")
         return {**result, **{name: result["settings"][name] for name in shown}}
 
     def _token_entropy(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
@@ -220,7 +225,7 @@ class ScoreStore:
     def path(self, job: Job, samples: Samples, mode: str) -> Path:
         """The file of a job."""
         scorer = None if job.scorer is None else self._scorers[job.scorer].fingerprint
-        content = [__version__, job.metric, scorer, samples.fingerprint, self._settings]
+        content = [__version__, job.metric, job.pieces, scorer, samples.fingerprint, self._settings]
         digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=10).hexdigest()
         return self.folder / mode / f"{job.name}--{digest}.json"
 

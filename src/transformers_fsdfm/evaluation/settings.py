@@ -171,6 +171,9 @@ class EvaluationSettings:
 
         metrics (`Sequence[str]`, *optional*, defaults to all):
             Of [`METRICS`].
+        mauve_pieces (`int`, *optional*, defaults to 1):
+            How many pieces MAUVE cuts each text into. It needs hundreds of texts, and the scorer reads no more of one
+            than its context holds: cut long texts.
         compare (`Sequence[tuple[str, str]]`, *optional*):
             Pairs of `MODEL@STEPS` or `MODEL@STEPS@SOLVER` (a baseline: its name), compared in every mode; sampled even
             if their steps are not among `steps`. If not set, each two `models` (first named against later named): at
@@ -210,6 +213,7 @@ class EvaluationSettings:
     device: str | None = None
     dtype: str = "float32"
     metrics: Sequence[str] = METRICS
+    mauve_pieces: int = 1
     compare: Sequence[tuple[str, str]] | None = None
     equivalence_margin: float = 0.05
     confidence: float = 0.95
@@ -229,7 +233,7 @@ class EvaluationSettings:
                     "`metrics`)"
                 )
             _check_list("scorers", self.scorers)
-        for name in ("num_samples", "batch_size", "length", "top_k"):
+        for name in ("num_samples", "batch_size", "length", "top_k", "mauve_pieces"):
             _check_at_least(name, getattr(self, name), 1)
         for steps in self.steps:
             _check_at_least("steps", steps, 1)

@@ -2,6 +2,7 @@
 """MAUVE: how close the distribution of generated texts is to that of real ones."""
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -20,14 +21,16 @@ from ..scorer import Scorer, ScorerLike
 class TextFeatures(NamedTuple):
     """
     Attributes:
-        values (`np.ndarray` of shape `(texts, hidden_size)`): float32.
+        values (`np.ndarray` of shape `(pieces of all texts, hidden_size)`): float32.
         scorer (`str`): the model that they are of.
-        max_tokens (`int`, *optional*): of each text that it read; `None`: all.
+        max_tokens (`int`, *optional*): of each piece that it read; `None`: all.
+        pieces (`int`, *optional*, defaults to 1): that each text was cut into.
     """
 
     values: np.ndarray
     scorer: str
     max_tokens: int | None
+    pieces: int = 1
 
 
 class ReferenceFeatures(NamedTuple):
@@ -54,6 +57,7 @@ def mauve(
     scaling_factor: float = 5.0,
     seed: int = 0,
     max_tokens: int | None = None,
+    pieces: int = 1,
     batch_size: int = 8,
     progress: bool = False,
     device: str | torch.device | None = None,
@@ -76,14 +80,19 @@ def mauve(
         scorer: name or path of a causal language model, a pair of model and tokenizer, or a [`Scorer`].
         num_buckets, scaling_factor: see [`compare`].
         seed (`int`, *optional*, defaults to 0): of the split, the shuffling and the clustering.
-        max_tokens, batch_size, progress, device, dtype: see [`text_features`].
+        max_tokens, pieces, batch_size, progress, device, dtype: see [`text_features`].
 
     Returns:
         `dict`: see [`compare`].
     """
     require("eval", "mauve", what="MAUVE")
     scorer = Scorer.load(scorer, device, dtype)
-    options: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
+    options: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "pieces": pieces,
+        "batch_size": batch_size,
+        "progress": progress,
+    }
     predictions = check_texts(predictions)
     reference = reference_features(references, scorer, seed=seed, **options)
     features = text_features(predictions, scorer, **options)
@@ -95,21 +104,25 @@ def text_features(
     scorer: ScorerLike,
     *,
     max_tokens: int | None = None,
+    pieces: int = 1,
     batch_size: int = 8,
     progress: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> TextFeatures:
     """
-    The last hidden state of a causal language model at the last token of each text. A text without tokens has that of
-    the start token.
+    The last hidden state of a causal language model at the last token of each text, or of each piece of it. A text
+    without tokens has that of the start token.
 
     Args:
         texts (`Iterable[str]`): the texts.
         scorer, device, dtype: see [`Scorer.load`].
-        max_tokens (`int`, *optional*): the most tokens of a text that are read, from its beginning; all that the scorer
-            can read by default.
-        batch_size (`int`, *optional*, defaults to 8): texts at a time; of no influence on the result.
+        max_tokens (`int`, *optional*): the most tokens of a piece that are read, from its beginning; all that the
+            scorer can read by default.
+        pieces (`int`, *optional*, defaults to 1): how many pieces of equal length, in tokens of the scorer, each text
+            is cut into, no empty ones. Each counts as a text: more to compare, and of a text longer than the scorer can
+            read, more than its beginning.
+        batch_size (`int`, *optional*, defaults to 8): pieces at a time; of no influence on the result.
         progress (`bool`, *optional*, defaults to `False`): shows a bar.
     """
     texts = check_texts(texts, "texts")
@@ -117,8 +130,11 @@ def text_features(
     limit = None if scorer.context is None else scorer.context - len(scorer.start_ids)
     if max_tokens is not None and (max_tokens < 1 or (limit and max_tokens > limit)):
         raise ValueError(f"`max_tokens` must be in [1, {limit or 'any'}] for this scorer, but got {max_tokens}")
+    if pieces < 1:
+        raise ValueError(f"`pieces` must be at least 1, but got {pieces}")
     max_tokens = max_tokens or limit
-    rows = [[*scorer.start_ids, *text.ids[:max_tokens]] for text in scorer.encode(texts)]
+    cut = [piece for text in scorer.encode(texts) for piece in _cut(text.ids, pieces)]
+    rows = [[*scorer.start_ids, *piece[:max_tokens]] for piece in cut]
     if not all(rows):
         raise ValueError("`texts` has an empty text, and the scorer no start token to stand for it")
     values: list[Any] = [None] * len(rows)
@@ -129,7 +145,14 @@ def text_features(
             for index, state in zip(batch, scorer.last_hidden_states([rows[index] for index in batch]), strict=True):
                 values[index] = state.numpy()
             bar.update(len(batch))
-    return TextFeatures(np.stack(values), scorer.name, max_tokens)
+    return TextFeatures(np.stack(values), scorer.name, max_tokens, pieces)
+
+
+def _cut(ids: list[int], pieces: int) -> list[list[int]]:
+    """Pieces of equal length, give or take a token; fewer if there are fewer tokens, but at least one."""
+    count = max(1, min(pieces, len(ids)))
+    bounds = [len(ids) * piece // count for piece in range(count + 1)]
+    return [ids[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def reference_features(
@@ -179,27 +202,29 @@ def compare(
     Args:
         predictions ([`TextFeatures`]): of generated texts.
         references ([`ReferenceFeatures`]): of real ones, by the same scorer.
-        num_buckets (`int`, *optional*): clusters that texts are counted in; a tenth of the smallest set by default, but
-            at least 2. The same for all three comparisons.
+        num_buckets (`int`, *optional*): clusters that pieces are counted in; a tenth of the smallest set by default,
+            but at least 2. The same for all three comparisons.
         scaling_factor (`float`, *optional*, defaults to 5.0): c > 0 of the paper; a larger one makes every value
             smaller.
         seed (`int`, *optional*, defaults to 0): of the clustering.
 
     Returns:
         `dict`: `mauve`, `mauve_human`, `mauve_shuffled`, in (0, 1]. `per_sequence` is empty, for a distribution has no
-        value for each text. `settings`: `scorer`, `max_tokens`, `num_buckets`, `scaling_factor`, `seed`, `split_seed`,
-        `num_predictions`, `num_references`, `num_human`: the texts in the compared sets.
+        value for each text. `settings`: `scorer`, `max_tokens`, `pieces`, `num_buckets`, `scaling_factor`, `seed`,
+        `split_seed`, `num_predictions`, `num_references`, `num_human`: the pieces in the compared sets.
 
     Raises:
-        `ValueError`: if the features are of different scorers or lengths, or there are fewer texts than buckets.
+        `ValueError`: if the features are of different scorers, lengths or pieces, or there are fewer pieces than
+            buckets.
         `ModuleNotFoundError`: if `mauve-text` is not installed.
     """
     require("eval", "mauve", what="MAUVE")
     others = references.first_half
-    if (predictions.scorer, predictions.max_tokens) != (others.scorer, others.max_tokens):
+    if predictions[1:] != others[1:]:
         raise ValueError(
-            f"`predictions` have features of {predictions.scorer} with `max_tokens` = {predictions.max_tokens}, but "
-            f"`references` of {others.scorer} with {others.max_tokens}"
+            f"`predictions` have features of {predictions.scorer} with `max_tokens` = {predictions.max_tokens} and "
+            f"`pieces` = {predictions.pieces}, but `references` of {others.scorer} with {others.max_tokens} and "
+            f"{others.pieces}"
         )
     smallest = min(len(predictions.values), len(others.values), len(references.second_half.values))
     if smallest < 2:
@@ -220,6 +245,7 @@ def compare(
     settings = {
         "scorer": others.scorer,
         "max_tokens": others.max_tokens,
+        "pieces": others.pieces,
         "num_buckets": num_buckets,
         "scaling_factor": scaling_factor,
         "seed": seed,
