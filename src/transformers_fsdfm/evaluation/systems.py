@@ -148,6 +148,27 @@ def find_others(paths: dict[str, str], trust_remote_code: bool) -> dict[str, Mod
     return folders
 
 
+def find_scorers(paths: dict[str, str]) -> dict[str, ModelFolder]:
+    """
+    The judges, by name.
+
+    Raises:
+        `ValueError`: if one can't be found, or is a flow.
+    """
+    folders = {}
+    for name, path in paths.items():
+        try:
+            folders[name] = ModelFolder.find(name, path)
+        except ValueError as error:
+            raise ValueError(f"`scorers`: {error}") from error
+        if folders[name].is_flow:
+            raise ValueError(
+                f"`scorers`: model {path} is a DFM or FS-DFM, not a causal language model; its own measure is the "
+                "metric likelihood_bound"
+            )
+    return folders
+
+
 def common_tokenizer(folders: Iterable[ModelFolder]) -> PreTrainedTokenizerBase:
     """
     The tokenizer of all models.
@@ -195,4 +216,4 @@ def load_flow(folder: ModelFolder, dtype: str, device: torch.device) -> FSDFMFor
     return model.to(device).eval()
 
 
-__all__ = ["ModelFolder", "common_tokenizer", "find_flows", "find_others", "load_flow"]
+__all__ = ["ModelFolder", "common_tokenizer", "find_flows", "find_others", "find_scorers", "load_flow"]

@@ -14,7 +14,7 @@ from .samples import Prompts, Samples, SampleStore, real_samples
 from .scores import Job, Judge, ScoreStore, jobs_of
 from .settings import UNCONDITIONAL, EvaluationSettings, Mode, Run
 from .statistics import MIN_UNITS
-from .systems import ModelFolder, common_tokenizer, find_flows, find_others
+from .systems import ModelFolder, common_tokenizer, find_flows, find_others, find_scorers
 from .texts import reference_blocks
 
 
@@ -57,7 +57,7 @@ class Workbench:
         """
         models = find_flows(settings.model_paths)
         others = find_others({**settings.system_paths, **settings.baseline_paths}, settings.trust_remote_code)
-        scorers = {name: ModelFolder.find(name, path) for name, path in settings.scorer_paths.items()}
+        scorers = find_scorers(settings.scorer_paths)
         tokenizer = common_tokenizer(models.values())
         length = settings.length
         if length is None:
