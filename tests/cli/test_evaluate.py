@@ -79,6 +79,12 @@ def test_without_options_everything_is_the_default_of_the_library(run, arguments
     assert seen["sample"] is True
 
 
+def test_the_trajectory_has_a_command_of_its_own(run):
+    code, _, error = run("evaluate", "--trajectory")
+    assert code == 2
+    assert "fsdfm trajectory" in error
+
+
 def test_options_reach_the_library(run, arguments, seen):
     options = ["--steps", "8", "--steps", "1,1024", "--solvers", "euler,posterior", "--modes", "prefix-25, infill-50"]
     options += ["--seeds", "3,4", "--num_samples", "30", "--length", "100", "--batch_size", "5", "--metrics", "mauve"]

@@ -52,6 +52,13 @@ def test_json_is_the_table(run, checkpoint, data, tmp_path):
     assert [(row["length"], row["num_steps"]) for row in rows] == [(16, 1), (16, 2), (16, 8)]
 
 
+def test_one_step_alone_starts_at_the_beginning(run, checkpoint, data, tmp_path):
+    options = ("--data", data, "--out", tmp_path, *SMALL, "--steps", "1", "--json", "--lengths", "16")
+    code, out, error = run("trajectory", "--model", checkpoint, *options)
+    assert code == 0, error
+    assert [row["start_time"] for row in json.loads(out)] == [0.0]
+
+
 def test_another_reference_is_another_measurement(run, checkpoint, data, tmp_path):
     options = ("--model", checkpoint, "--data", data, "--out", tmp_path, *SMALL, "--reference", checkpoint)
     code, _, error = run("trajectory", *options)

@@ -4,6 +4,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,6 +225,23 @@ def test_the_report_says_how_equivalence_was_judged(report):
         "scaling factor 5, seed 0, 30 pieces of real texts, none of them a prompt; each text is cut into 2." in markdown
     )
     assert "Sampled on: cpu, threads: 1." in markdown
+    assert "in windows" not in markdown
+    assert "MAUVE tells nothing" not in markdown
+
+
+def test_notes_say_where_a_number_is_not_what_it_seems():
+    own = settings(metrics=METRICS, modes=("unconditional",), compare=[("few@8", "many@8")])
+    samples = {cell: [replace(make_samples(cell), num_function_evaluations=56)] for cell in own.cells()}
+    scores = {cell: [make_scores(cell.mode, cell, 0)] for cell in own.cells()}
+    real = make_scores("unconditional", None, 0)
+    real.values["mauve[judge].mauve_shuffled"] = 0.95
+    bounds = {name: {"nll": [40.0] * ROWS, "tokens": [10.0] * ROWS, "bytes": [20.0] * ROWS} for name in ("few", "many")}
+    notes = make_report(own, {}, samples, scores, {"unconditional": real}, bounds).notes
+    assert any(
+        "few, 8 steps (unconditional): the texts are longer" in note and "ran 56 times" in note for note in notes
+    )
+    assert sum("in windows" in note for note in notes) == 2  # the cells of 1,024 steps ran less often than that
+    assert any(note.endswith("MAUVE tells nothing here.") for note in notes)
 
 
 def test_every_column_is_explained(report):

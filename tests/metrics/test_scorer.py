@@ -146,6 +146,8 @@ def test_what_is_no_causal_language_model_is_refused(tmp_path):
         Scorer(bidirectional, word_tokenizer())
     with pytest.raises(TypeError, match=r"is a flow, .* `likelihood_bound`"):
         Scorer(tiny_model(), word_tokenizer())
+    with pytest.raises(TypeError, match=r"is a flow, .* `likelihood_bound`"):
+        Scorer.load("fsdfm-tinystories")
     with pytest.raises(TypeError, match="must be a path, or a pair"):
         Scorer.load(5)
     with pytest.raises(TypeError, match="got GPT2LMHeadModel and str"):

@@ -17,6 +17,7 @@ PLOTS = {
     "final_distance_by_steps",
     "final_distance_by_position",
     "final_distance_by_length",
+    "differing_positions_by_position",
     "differing_positions_by_steps",
     "differing_positions_over_time",
     "differing_positions_by_length",
@@ -109,6 +110,7 @@ def test_plots_draw_what_the_tables_say():
     assert distance.get_xdata().tolist() == [1, 4]
     assert distance.get_ydata().tolist() == [row["squared_distance"] for row in tables["by_steps"]]
     assert len(axes["final_distance_by_position"].lines[0].get_xdata()) == 32
+    assert len(axes["differing_positions_by_position"].lines[0].get_xdata()) == 32
     coupled, floor = axes["differing_positions_by_steps"].lines[:2]
     assert coupled.get_ydata().tolist() == pytest.approx([0.3, 0.15])
     assert floor.get_ydata().tolist() == pytest.approx([0.9, 0.9])

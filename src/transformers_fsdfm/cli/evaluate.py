@@ -25,6 +25,11 @@ LIST = "Comma-separated, or several times."
 NUMBERS = "With commas or spaces between them."
 
 
+def _refuse_trajectory(asked: bool) -> None:
+    if asked:
+        raise typer.BadParameter("the error growth has a command of its own, see fsdfm trajectory --help")
+
+
 def evaluate(
     models: Annotated[
         list[str],
@@ -119,6 +124,9 @@ def evaluate(
     top_p: options.TopPOption = None,
     time_shift: options.TimeShiftOption = None,
     spread: options.SpreadOption = None,
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", hidden=True, is_eager=True, callback=_refuse_trajectory)
+    ] = False,
     no_sample: Annotated[
         bool, typer.Option("--no-sample", help="Only score, compare and plot what was sampled before.")
     ] = False,

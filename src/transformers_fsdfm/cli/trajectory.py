@@ -39,8 +39,11 @@ def trajectory(
     ] = "1,2,4,8,16,32,64,128,256,512",
     num_fine_steps: Annotated[int, typer.Option("--num-fine-steps", metavar="N", min=1, help="The many steps.")] = 1024,
     start_times: Annotated[
-        str, typer.Option("--start-times", metavar="T,T...", help="The times t of the noisy text to start from.")
-    ] = "0,0.5",
+        str | None,
+        typer.Option(
+            "--start-times", metavar="T,T...", help="The times t of the noisy text to start from: by default 0,0.5."
+        ),
+    ] = None,
     lengths: Annotated[
         str | None,
         typer.Option("--lengths", metavar="N,N...", help="Tokens of a text: by default 128, 256 ... as trained."),
@@ -71,8 +74,11 @@ def trajectory(
     from ._model import load
     from ._output import write_stdout
 
+    numbers_of_steps = tuple(_numbers("steps", steps, int))
+    if start_times is None:  # one step ends at t = 1, and cannot start in the middle
+        start_times = "0,0.5" if any(number % 2 == 0 for number in numbers_of_steps) else "0"
     settings = TrajectorySettings(
-        steps=tuple(_numbers("steps", steps, int)),
+        steps=numbers_of_steps,
         num_fine_steps=num_fine_steps,
         start_times=tuple(_numbers("start_times", start_times, float)),
         num_rollouts=num_rollouts,

@@ -10,11 +10,12 @@ import numpy as np
 
 from .measures import Measure, RunScores, measures_of
 from .samples import Samples
-from .settings import UNCONDITIONAL, Cell, ComparedPair, EvaluationSettings, Mode
+from .settings import OWN_SOLVER, UNCONDITIONAL, Cell, ComparedPair, EvaluationSettings, Mode
 from .statistics import Comparison, RatioData, compare_ratios, holm, ratio_interval
 
 
 REFERENCE = "real text"
+BLIND = 0.9  # shuffled text this near to real text on MAUVE's scale: it cannot tell them apart
 MANY_BUCKETS = 20  # with fewer, MAUVE is called coarse; its paper has 500
 
 
@@ -258,9 +259,17 @@ def _notes(samples: dict[Cell, list[Samples]], real_scores: dict[str, RunScores]
     """What no table has room for."""
     machines = sorted({run.machine for runs in samples.values() for run in runs})
     notes = [f"Sampled on: {'; '.join(machines)}."]
+    for cell, runs in samples.items():
+        count = max(run.num_function_evaluations for run in runs)
+        if cell.solver != OWN_SOLVER and count > cell.num_steps:
+            notes.append(
+                f"{cell.model}, {cell.num_steps} steps ({cell.mode}): the texts are longer than those that it was "
+                f"trained on, and were written in windows. The network ran {count:g} times, not {cell.num_steps}."
+            )
     for mode, scores in real_scores.items():
         for name in sorted({key.rpartition(".")[0] for key in scores.values if key.startswith("mauve[")}):
             found = {key.rpartition(".")[2]: value for key, value in scores.values.items() if key.startswith(name)}
+            blind = " So MAUVE tells nothing here." if found["mauve_shuffled"] > BLIND * found["mauve_human"] else ""
             few = (
                 ", too few to tell more than gross differences (more samples or --mauve-pieces help)"
                 if found["num_buckets"] < MANY_BUCKETS
@@ -271,7 +280,7 @@ def _notes(samples: dict[Cell, list[Samples]], real_scores: dict[str, RunScores]
                 f"with the words of each sequence shuffled against real text {found['mauve_shuffled']:.3f}. "
                 f"{found['num_buckets']:.0f} buckets{few}, scaling factor {found['scaling_factor']:g}, seed "
                 f"{found['seed']:.0f}, {found['num_references']:.0f} pieces of real texts, none of them a prompt; each "
-                f"text is cut into {found['pieces']:.0f}."
+                f"text is cut into {found['pieces']:.0f}.{blind}"
             )
     return notes
 

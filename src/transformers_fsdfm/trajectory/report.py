@@ -129,6 +129,7 @@ def draw_plots(tables: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, A
         "local_divergence_by_position": _plot_local_by_position,
         "final_distance_by_steps": _plot_distance,
         "differing_positions_by_steps": _plot_differing_positions,
+        "differing_positions_by_position": _plot_differing_by_position,
         "differing_positions_over_time": _plot_over_time,
         "final_distance_by_position": _plot_by_position,
         "final_distance_by_length": _plot_distance_by_length,
@@ -185,6 +186,12 @@ def _plot_over_time(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
         if len(series) > 1:
             _plot_line(axes, [row["time"] for row in series], series, "differing_share", label)
     axes.set(xlabel="time t", ylabel="share of positions", ylim=(0, None), title="Tokens that differ, along the run")
+
+
+def _plot_differing_by_position(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
+    for label, rows in _series(_largest(tables["by_position"]), "num_steps"):
+        _plot_line(axes, _middles(rows), rows, "differing_share", label)
+    axes.set(xlabel="position", ylabel="share", ylim=(0, None), title="Final tokens that differ, by position")
 
 
 def _plot_by_position(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
