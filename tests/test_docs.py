@@ -35,7 +35,7 @@ NEEDED = {
     "timeline.md": ("matplotlib",),
 }
 NOT_RUN = {
-    "ablation.md": 1,  # trains for two hours
+    "ablation.md": 1,  # trains for hours
     "README.md": 1,
     "evaluation.md": 2,
     "metrics.md": 1,

@@ -92,7 +92,7 @@ def test_eight_steps_of_the_teacher_score_far_worse():
 
 
 def test_the_first_story_of_the_demo_does_not_repeat_itself():
-    """Now and then a short text collapses to one syllable, as MODEL_CARD.md says; not the one that all see first."""
+    """A collapse to one syllable is how few-step samples fail."""
     folder = FOLDERS[FSDFM]
     model, tokenizer = FSDFMForDiffusionLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     prompt = tokenizer("Once upon a time", return_tensors="pt")
