@@ -5,7 +5,8 @@ Runs of the sampling process that share their random numbers, however many steps
 Every position has a clock that rings at random, at rate 1 on the axis of cumulated hazard, and a random number comes
 with each ring. A step that covers a stretch of that axis makes a candidate of the positions whose clock rings in it (at
 least once: probability 1 - exp(-hazard), as it must be), and the number of the first ring decides what becomes of it.
-So each run has the law of `generate`, and two runs with the same clocks differ only where the model's posteriors do.
+So each run has the law of `generate` (without temperature, top-k, top-p or spread candidates), and two runs with the
+same clocks differ only where the model's posteriors do.
 
 A ring also starts a race between all tokens, in which token v arrives at the time E_v / p(v), the E_v being
 independent exponential times: the winner has the law p. If two runs race with the same E_v and the posteriors p and q,
