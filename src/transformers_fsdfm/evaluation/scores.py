@@ -115,7 +115,7 @@ class Judge:
 
         name = job.needed_scorer
         scorer = self.scorer(name)
-        options = {"pieces": job.pieces, "batch_size": self.batch_size}
+        options: dict[str, Any] = {"pieces": job.pieces, "batch_size": self.batch_size}
         if name not in self._features:
             self._features[name] = reference_features(self.real_texts, scorer, **options)
         reference = self._features[name]
