@@ -91,7 +91,7 @@ class Scorer:
                 )
             return cls(*scorer)
         name = os.fspath(scorer)
-        if name in available_configs():
+        if name in available_configs() and not os.path.isdir(name):
             raise TypeError(f"`scorer` {NO_FLOW}")
         source = find_scorer(name)
         try:
