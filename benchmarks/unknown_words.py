@@ -12,7 +12,7 @@ and the last word of a sample may be cut, so they don't count.
 
 import argparse
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ def words_of(text: str) -> list[str]:
 
 def row(name: str, words: list[str], known: set[str]) -> dict[str, Any]:
     """Of some words, how many are not known, and which of those are the most frequent."""
-    unknown = [word for word in words if word not in known]
-    examples = sorted(set(unknown), key=lambda word: (-unknown.count(word), word))[:5]
-    share = f"{100 * len(unknown) / len(words):.2f} %" if words else "no words"
+    unknown = Counter(word for word in words if word not in known)
+    examples = sorted(unknown, key=lambda word: (-unknown[word], word))[:5]
+    share = f"{100 * unknown.total() / len(words):.2f} %" if words else "no words"
     return {"texts": name, "words": len(words), "unknown": share, "such as": ", ".join(examples)}
 
 

@@ -39,8 +39,11 @@ def available_scorers() -> dict[str, Path]:
 
 
 def find_scorer(path: str) -> str | Path:
-    """The folder of a scorer that comes with the package; a path of a folder or a Hub id as it is."""
-    return path if Path(path).is_dir() else available_scorers().get(path, path)
+    """
+    The folder of a model that comes with the package; a path of a folder or a Hub id as it is. Flows are found as well,
+    so that whoever loads one can say that it is none.
+    """
+    return path if Path(path).is_dir() else {**available_configs(), **available_scorers()}.get(path, path)
 
 
 def _folders() -> dict[str, tuple[str, Path]]:

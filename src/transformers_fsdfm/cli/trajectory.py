@@ -74,17 +74,18 @@ def trajectory(
     from ._model import load
     from ._output import write_stdout
 
-    numbers_of_steps = tuple(_numbers("steps", steps, int))
-    if start_times is None:  # one step ends at t = 1, and cannot start in the middle
-        start_times = "0,0.5" if any(number % 2 == 0 for number in numbers_of_steps) else "0"
+    given: dict[str, Any] = {}
+    if start_times is not None:
+        given["start_times"] = tuple(_numbers("start_times", start_times, float))
+    if solver is not None:
+        given["solver"] = solver.value
     settings = TrajectorySettings(
-        steps=numbers_of_steps,
+        steps=tuple(_numbers("steps", steps, int)),
         num_fine_steps=num_fine_steps,
-        start_times=tuple(_numbers("start_times", start_times, float)),
         num_rollouts=num_rollouts,
         seed=seed,
         batch_size=batch_size,
-        **({} if solver is None else {"solver": solver.value}),
+        **given,
     )
     wanted = None if lengths is None else _numbers("lengths", lengths, int)
     require("eval", "matplotlib", what="A plot")  # before hours of work, not after

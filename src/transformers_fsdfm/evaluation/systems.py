@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import FSDFMConfig, FSDFMForDiffusionLM
-from ..hub_configs import available_configs, available_scorers
+from ..hub_configs import find_scorer
 from ..hub_ids import why_no_hub_id
 
 
@@ -47,8 +47,8 @@ class ModelFolder:
         Raises:
             `ValueError`: if there is no such model, or it has no weights.
         """
-        packaged = {**available_configs(), **available_scorers()}.get(path)
-        folder = cls(name, Path(path) if os.path.isdir(path) else packaged or _download(path))
+        source = find_scorer(path)
+        folder = cls(name, Path(source) if os.path.isdir(source) else _download(path))
         if (folder.path / "adapter_config.json").is_file():
             raise ValueError(f"model {path} is an adapter: merge it into its base first (merge_and_unload)")
         if not (folder.path / "config.json").is_file():

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hub_configs import available_configs, find_scorer
-
-
-NO_FLOW = "is a flow, not a causal language model; its own measure is `likelihood_bound`"
+from ..hub_configs import find_scorer
 
 
 # The float32 logits of one chunk of positions fill about this much memory; their loss needs as much again.
@@ -91,8 +88,6 @@ class Scorer:
                 )
             return cls(*scorer)
         name = os.fspath(scorer)
-        if name in available_configs() and not os.path.isdir(name):
-            raise TypeError(f"`scorer` {NO_FLOW}")
         source = find_scorer(name)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
@@ -203,7 +198,7 @@ class Scorer:
         those, the head cannot be applied to the needed positions alone.
         """
         if self.model.config.model_type == "fsdfm":
-            raise TypeError(f"`scorer` {NO_FLOW}")
+            raise TypeError("`scorer` is a flow, not a causal language model; its own measure is `likelihood_bound`")
         batch = self._pad([[0, 0, 0], [0, 0, 1]])
         logits = self.model(**batch, use_cache=False).logits
         tolerance = {"rtol": 1e-3, "atol": 1e-3 * logits.abs().max().item()}

@@ -45,7 +45,7 @@ class TrajectorySettings:
         steps (`tuple[int, ...]`, *optional*, defaults to 1, 2, 4, ..., 512):
             Numbers S of steps from t = 0 to t = 1, so h = 1 / S. Each must divide `num_fine_steps`.
         num_fine_steps (`int`, *optional*, defaults to 1024): steps of the process that counts as the truth.
-        start_times (`tuple[float, ...]`, *optional*, defaults to 0 and 1/2):
+        start_times (`tuple[float, ...]`, *optional*, defaults to 0 and, if any of `steps` is even, 1/2):
             Times t at which both processes start, multiples of 1 / `num_fine_steps`. From t only the numbers of steps
             S are run for which t S is an integer, (1 - t) S steps each.
         num_rollouts (`int`, *optional*, defaults to 64): runs of each process from each x_t, at least 2.
@@ -59,13 +59,15 @@ class TrajectorySettings:
 
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
     num_fine_steps: int = 1024
-    start_times: tuple[float, ...] = (0.0, 0.5)
+    start_times: tuple[float, ...] = None  # type: ignore[assignment]  # settled when it is made
     num_rollouts: int = 64
     solver: str = "cumulative_scalar"
     seed: int = 0
     batch_size: int = field(default=64, compare=False)
 
     def __post_init__(self) -> None:
+        if self.start_times is None:
+            object.__setattr__(self, "start_times", tuple(time for time in (0.0, 0.5) if self.steps_from(time)))
         for name, lowest in (("num_fine_steps", 1), ("num_rollouts", 2), ("batch_size", 1)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"`{name}` must be at least {lowest}, but got {getattr(self, name)}")

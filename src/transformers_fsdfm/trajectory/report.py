@@ -131,7 +131,7 @@ def draw_plots(tables: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, A
         "differing_positions_by_steps": _plot_differing_positions,
         "differing_positions_by_position": _plot_differing_by_position,
         "differing_positions_over_time": _plot_over_time,
-        "final_distance_by_position": _plot_by_position,
+        "final_distance_by_position": _plot_distance_by_position,
         "final_distance_by_length": _plot_distance_by_length,
         "differing_positions_by_length": _plot_differing_by_length,
     }
@@ -188,16 +188,20 @@ def _plot_over_time(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
     axes.set(xlabel="time t", ylabel="share of positions", ylim=(0, None), title="Tokens that differ, along the run")
 
 
+def _plot_distance_by_position(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
+    _plot_by_position(axes, tables, "squared_distance")
+    axes.set(ylabel=DISTANCE_LABEL, title="Few steps against many, by position")
+
+
 def _plot_differing_by_position(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
-    for label, rows in _series(_largest(tables["by_position"]), "num_steps"):
-        _plot_line(axes, _middles(rows), rows, "differing_share", label)
-    axes.set(xlabel="position", ylabel="share", ylim=(0, None), title="Final tokens that differ, by position")
+    _plot_by_position(axes, tables, "differing_share")
+    axes.set(ylabel="share of positions", ylim=(0, None), title="Final tokens that differ, by position")
 
 
-def _plot_by_position(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
+def _plot_by_position(axes: Any, tables: dict[str, list[dict[str, Any]]], column: str) -> None:
     for label, rows in _series(_largest(tables["by_position"]), "num_steps"):
-        _plot_line(axes, _middles(rows), rows, "squared_distance", label)
-    axes.set(xlabel="position", ylabel=DISTANCE_LABEL, title="Few steps against many, by position")
+        _plot_line(axes, _middles(rows), rows, column, label)
+    axes.set(xlabel="position")
 
 
 def _plot_distance_by_length(axes: Any, tables: dict[str, list[dict[str, Any]]]) -> None:
