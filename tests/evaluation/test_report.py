@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from transformers_fsdfm.evaluation.markdown import describe_comparison, to_markdown
 from transformers_fsdfm.evaluation.measures import RunScores
@@ -52,12 +53,14 @@ def make_scores(mode: str, cell: Cell | None, seed: int) -> RunScores:
         },
         {"mauve[judge].mauve": 0.5 + 0.1 * seed, "mauve[judge].mauve_human": 0.9, "mauve[judge].mauve_shuffled": 0.01},
     )
+    scores.deviations["mauve[judge].mauve"] = [0.06 - 0.04 * seed, 0.04 * seed - 0.06]
     mauve_settings = {"num_buckets": 3, "num_references": 30, "pieces": 2, "scaling_factor": 5, "seed": 0}
     scores.values.update({f"mauve[judge].{key}": value for key, value in mauve_settings.items()})
     if mode == "infill-50" and cell:
         scores.per_sequence["infilling_accuracy.correct"] = random.integers(0, 9, ROWS).tolist()
         scores.per_sequence["infilling_accuracy.positions"] = [10] * ROWS
         scores.values["infilling_accuracy.majority_accuracy"] = 0.1
+        scores.deviations["infilling_accuracy.majority_accuracy"] = [0.04, -0.04]
     return scores
 
 
@@ -118,10 +121,18 @@ def test_intervals_count_prompts_once_where_seeds_share_them(report):
     assert shared.value == pytest.approx(4, abs=0.1)
 
 
-def test_numbers_of_a_whole_set_have_a_mean_and_a_deviation_over_seeds_and_no_interval(report):
+def test_numbers_of_a_whole_set_have_a_mean_a_deviation_over_seeds_and_a_jackknife_interval(report):
     value = row(report, "unconditional", "few").values["mauve[judge]"]
-    assert (value.value, value.low) == (pytest.approx(0.55), None)
+    assert value.value == pytest.approx(0.55)
     assert value.seed_deviation == pytest.approx(np.std([0.5, 0.6], ddof=1))
+    # The deviations of the two seeds, +-0.06 and +-0.02, are averaged subset by subset.
+    assert value.high - value.value == pytest.approx(0.04 * student(2 * ROWS - 1).ppf(0.975))
+    assert value.value - value.low == pytest.approx(value.high - value.value)
+
+
+def test_where_seeds_share_prompts_a_number_of_a_whole_set_has_as_many_units_as_prompts(report):
+    value = row(report, "infill-50", "few").values["majority_accuracy"]
+    assert value.high - value.value == pytest.approx(0.04 * student(ROWS - 1).ppf(0.975))
 
 
 def test_the_text_that_was_given_counts_only_in_the_full_text(report):

@@ -103,6 +103,8 @@ def test_an_evaluation_leaves_samples_scores_tables_and_pictures(make, world, tm
         measured = one["measures"]
         assert 1 < measured["perplexity[scorer]"]["low"] < measured["perplexity[scorer]"]["high"]
         assert 0 < measured["mauve[scorer]"]["value"] <= 1
+        for name in ("mauve[scorer]", "distinct_2", "self_bleu"):
+            assert measured[name]["low"] <= measured[name]["value"] <= measured[name]["high"]
         assert ("infilling_accuracy" in measured) == (one["mode"] == "infill-50" and one["model"] != "real text")
     assert {one["model"] for one in records if one["kind"] == "bound"} == {"fsdfm", "dfm"}
     assert "![plots/infill-50--quality-steps.png]" in (out / "report.md").read_text()

@@ -185,8 +185,9 @@ def test_scores_belong_to_samples_metric_and_scorer(world, tokenizer, tmp_path):
     }
     assert len(paths) == 7
     path = store.path(Job("token_entropy"), samples, "m")
-    store.save(path, RunScores({"token_entropy.nats": [1.5]}, {"x": 2.0}))
-    assert vars(store.load([path])) == {"per_sequence": {"token_entropy.nats": [1.5]}, "values": {"x": 2.0}}
+    store.save(path, RunScores({"token_entropy.nats": [1.5]}, {"x": 2.0}, {"x": [0.5, -0.5]}))
+    read = {"per_sequence": {"token_entropy.nats": [1.5]}, "values": {"x": 2.0}, "deviations": {"x": [0.5, -0.5]}}
+    assert vars(store.load([path])) == read
     assert json.loads(path.read_text())["values"] == {"x": 2.0}
 
 

@@ -13,7 +13,9 @@ from transformers_fsdfm.evaluation.statistics import (
     Verdict,
     compare_ratios,
     holm,
+    jackknife_deviations,
     ratio_interval,
+    share_interval,
 )
 
 
@@ -30,6 +32,75 @@ def losses(random: np.random.Generator, mean: float, difficulty: np.ndarray, noi
 def pair(random: np.random.Generator, units: int, log_ratio: float, noise: float = 0.2) -> tuple[RatioData, RatioData]:
     difficulty = random.normal(0, 0.5, units)
     return losses(random, 3 + log_ratio, difficulty, noise), losses(random, 3, difficulty, noise)
+
+
+# ---- Numbers of a whole set ------------------------------------------------------------------------------------------
+
+
+def standard_error(statistic, units: int, **options) -> float:
+    found = jackknife_deviations(lambda kept: {"x": statistic(kept)}, units, **options)["x"]
+    assert np.mean(found) == pytest.approx(0, abs=1e-12)
+    return float(np.sqrt(np.mean(np.square(found))))
+
+
+def test_the_jackknife_of_a_mean_has_its_standard_error():
+    numbers = np.random.default_rng(0).normal(size=30)
+    known = numbers.std(ddof=1) / math.sqrt(30)
+    assert standard_error(lambda kept: numbers[kept].mean(), 30) == pytest.approx(known)
+    by_halves = standard_error(lambda kept: numbers[kept].mean(), 30, left_out=15, num_subsets=4000)
+    assert by_halves == pytest.approx(known, rel=0.05)
+
+
+def test_of_sets_of_one_size_the_same_units_are_left_out():
+    seen = [[], []]
+    for kept_sets in seen:
+        jackknife_deviations(lambda kept, to=kept_sets: to.append(kept.tolist()) or {"x": 0.0}, 9, left_out=4)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 50
+    assert {len(set(kept)) for kept in seen[0]} == {5}
+    assert set().union(*seen[0]) == set(range(9))
+
+
+def test_intervals_of_distinct_words_cover_what_sets_of_their_size_have():
+    """Texts of 30 words of which each prefers some; the share of different pairs of words in a set of 24."""
+    random = np.random.default_rng(1)
+
+    def texts() -> np.ndarray:
+        taste = random.gamma(2, 0.5, (24, 1, 1))
+        law = np.cumsum(np.arange(1, 101.0) ** -(0.7 + 0.3 * taste), axis=-1)
+        return (random.random((24, 30, 1)) * law[..., -1:] > law).sum(-1)
+
+    def distinct(words: np.ndarray) -> float:
+        pairs = words[:, :-1] * 100 + words[:, 1:]
+        return len(np.unique(pairs)) / pairs.size
+
+    truth = np.mean([distinct(texts()) for _ in range(1000)])
+    covered = 0
+    for _ in range(400):
+        words = texts()
+        found = jackknife_deviations(lambda kept, words=words: {"x": distinct(words[kept])}, 24)["x"]
+        interval = share_interval(distinct(words), np.array(found), 24)
+        covered += interval.low <= truth <= interval.high
+    assert 0.91 <= covered / 400 <= 0.99
+
+
+def test_a_number_that_is_not_smooth_needs_halves():
+    """The largest of 30 numbers: leaving out one changes nothing or too much, leaving out half overstates it less."""
+    numbers = np.random.default_rng(2).random((200, 30))
+    true = numbers.max(1).std()
+
+    def typical_error(left_out: int) -> float:
+        errors = [standard_error(lambda kept, row=row: row[kept].max(), 30, left_out=left_out) for row in numbers]
+        return math.sqrt(np.mean(np.square(errors)))
+
+    single, halves = typical_error(1), typical_error(15)
+    assert abs(math.log(halves / true)) < abs(math.log(single / true))
+
+
+def test_an_interval_stays_between_nothing_and_all():
+    interval = share_interval(0.98, np.array([0.1, -0.1]), 24)
+    assert (interval.value, interval.high) == (0.98, 1)
+    assert 0.75 < interval.low < 0.8
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------

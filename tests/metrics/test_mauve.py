@@ -14,8 +14,10 @@ from transformers_fsdfm.metrics.mauve.functional import (
     TextFeatures,
     compare,
     mauve,
+    num_texts,
     reference_features,
     shuffle_words,
+    subset,
     text_features,
 )
 
@@ -62,6 +64,18 @@ def test_each_piece_of_a_text_has_features_of_its_own():
     np.testing.assert_allclose(cut.values, alone.values, rtol=1e-3, atol=1e-4)
     reference = reference_features(["a b c d"] * 4, scorer(bos_token="<s>"), pieces=2)
     assert [len(features.values) for features in reference[:3]] == [4, 4, 4]
+
+
+def test_some_of_the_texts_have_all_their_pieces():
+    given = ["a b c d a b c d a b c", "a b", "c", "d d d"]
+    cut = text_features(given, scorer(bos_token="<s>"), pieces=3)
+    assert num_texts(cut) == 4
+    some = subset(cut, np.array([1, 3]))
+    alone = text_features([given[1], given[3]], scorer(bos_token="<s>"), pieces=3)
+    np.testing.assert_allclose(some.values, alone.values, rtol=1e-3, atol=1e-4)
+    assert num_texts(some) == 2
+    assert num_texts(cloud(7, 0, 0)) == 7
+    assert np.array_equal(subset(cloud(7, 0, 0), np.array([2])).values, cloud(7, 0, 0).values[2:3])
 
 
 def test_equal_distributions_are_near_one_and_apart_ones_near_zero():

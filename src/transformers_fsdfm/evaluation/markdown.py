@@ -59,7 +59,8 @@ def _how_to_read(report: Report) -> str:
     return (
         f"A number stands as `value [low, high] ± s`: [low, high] is its {percent} BCa bootstrap interval over "
         "sequences (over prompts in conditional modes, where seeds share prompts), s the standard deviation of the "
-        "values of the single seeds. Numbers of a whole set have no interval. "
+        "values of the single seeds. Numbers of a whole set (distinct-n, self-BLEU, MAUVE) have the interval of a "
+        "jackknife over the same sequences. "
         f"*{REFERENCE}* is the reference text under the same metrics, at the same length and the same positions. "
         "Perplexities and bits are those that the scorer named above gives: they can be compared within this report, "
         "not with other scorers or aggregations."

@@ -18,10 +18,12 @@ class RunScores:
         per_sequence (`dict[str, list[float]]`): numbers for each sequence, under names as `"token_entropy.nats"` or,
             where a scorer judged, `"generative_perplexity[SCORER].nll"`.
         values (`dict[str, float]`): numbers of the whole set that are no means over sequences.
+        deviations (`dict[str, list[float]]`): how such a number varies, from [`jackknife_deviations`].
     """
 
     per_sequence: dict[str, list[float]] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
+    deviations: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,7 @@ class Measure:
         denominator (`str`, *optional*): the same; a mean over sequences without one.
         scale (`float`): what the ratio is multiplied with.
         is_exponential (`bool`): whether exp of the ratio is shown. Two systems are then compared by their ratio.
-        is_of_set (`bool`): a number of the whole set of a seed. It has no interval over sequences: a set drawn with
-            replacement has copies, which such numbers count.
+        is_of_set (`bool`): a number of the whole set of a seed, in [0, 1], with a jackknife interval.
         is_tested (`bool`): whether pairs of systems are tested for it.
         table (`str`): the table it stands in.
     """

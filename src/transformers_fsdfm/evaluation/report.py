@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from .measures import Measure, RunScores, measures_of
 from .samples import Samples
 from .settings import OWN_SOLVER, UNCONDITIONAL, Cell, ComparedPair, EvaluationSettings, Mode
-from .statistics import Comparison, RatioData, compare_ratios, holm, ratio_interval
+from .statistics import Comparison, RatioData, compare_ratios, holm, ratio_interval, share_interval
 
 
 REFERENCE = "real text"
@@ -26,7 +26,8 @@ class Value:
 
     Args:
         value (`float`): over the sequences of all seeds; the mean over seeds for numbers of a whole set.
-        low, high (`float`, *optional*): ends of the bootstrap interval over sequences.
+        low, high (`float`, *optional*): ends of the interval over sequences: bootstrap, or jackknife for numbers of a
+            whole set.
         seed_deviation (`float`, *optional*): standard deviation (n - 1) of the seeds' own values; None for one seed.
     """
 
@@ -199,16 +200,24 @@ def _make_row(
     values = {}
     for measure in measures:
         if all(measure.is_in(run) for run in runs):
-            value = _set_value(measure, runs) if measure.is_of_set else _ratio_value(measure, mode, runs, settings)
+            maker = _set_value if measure.is_of_set else _ratio_value
+            value = maker(measure, mode, runs, settings)
             if value is not None:
                 values[measure.key] = value
     num_sequences = settings.num_samples * len(runs)
     return Row(mode, cell, num_sequences, len(runs), values, speed)
 
 
-def _set_value(measure: Measure, runs: list[RunScores]) -> Value:
-    found = [measure.scale * run.values[measure.numerator] for run in runs]
-    return Value(float(np.mean(found)), seed_deviation=_deviation(found))
+def _set_value(measure: Measure, mode: str, runs: list[RunScores], settings: EvaluationSettings) -> Value:
+    found = [run.values[measure.numerator] for run in runs]
+    value = Value(float(np.mean(found)), seed_deviation=_deviation(found))
+    if not all(measure.numerator in run.deviations for run in runs):
+        return value
+    # The same sequences are left out under all seeds, so that those of one prompt go together.
+    deviations = np.mean([run.deviations[measure.numerator] for run in runs], axis=0)
+    num_units = settings.num_samples * (len(runs) if mode == UNCONDITIONAL else 1)
+    interval = share_interval(value.value, deviations, num_units, confidence=settings.confidence)
+    return replace(value, low=interval.low, high=interval.high)
 
 
 def _ratio_value(measure: Measure, mode: str, runs: list[RunScores], settings: EvaluationSettings) -> Value | None:

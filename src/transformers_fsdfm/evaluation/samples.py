@@ -9,7 +9,7 @@ the tokenizer, the prompts and every setting. A changed setting therefore has fi
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,21 @@ class Samples:
         content = [None if rows is None else [row.tolist() for row in rows] for rows in columns]
         content += [[one.text, one.written] for one in self.texts]
         return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+    def subset(self, indices: np.ndarray) -> "Samples":
+        """Some of the sequences."""
+
+        def of(rows: list[Any]) -> list[Any]:
+            return [rows[index] for index in indices]
+
+        initial_ids = None if self.initial_ids is None else of(self.initial_ids)
+        return replace(
+            self,
+            token_ids=of(self.token_ids),
+            editable=of(self.editable),
+            texts=of(self.texts),
+            initial_ids=initial_ids,
+        )
 
     @property
     def written_ids(self) -> list[list[int]]:

@@ -23,8 +23,13 @@ from .files import written_whole
 from .measures import RunScores
 from .samples import Samples
 from .settings import INFILL, EvaluationSettings, Mode
+from .statistics import jackknife_deviations
 from .systems import ModelFolder
 from .texts import MarkedText
+
+
+SMOOTH_SET_METRICS = ("diversity", "infilling_accuracy")  # numbers of a set that change little with each sequence
+FORMAT = 2  # of the files: those of another one are written anew
 
 
 @dataclass(frozen=True, order=True)
@@ -102,16 +107,35 @@ class Judge:
         Args:
             real ([`Samples`]): the real text in the same mode; for its own scores the same as `samples`.
         """
-        result = getattr(self, f"_{job.metric}")(job, samples, real)
-        per_sequence = {f"{job.name}.{name}": values for name, values in result.pop("per_sequence", {}).items()}
-        values = {f"{job.name}.{name}": float(value) for name, value in result.items() if name != "settings"}
-        return RunScores(per_sequence, values)
+        metric = getattr(self, f"_{job.metric}")
+        result = metric(job, samples, real)
+        if job.metric in SMOOTH_SET_METRICS:
+
+            def of_some(kept: np.ndarray) -> dict[str, float]:
+                some = samples.subset(kept)
+                return _numbers(metric(job, some, some if samples is real else real.subset(kept)))
+
+            result["deviations"] = jackknife_deviations(of_some, len(samples.token_ids))
+
+        def named(part: dict[str, Any]) -> dict[str, Any]:
+            return {f"{job.name}.{name}": value for name, value in part.items()}
+
+        return RunScores(
+            named(result.get("per_sequence", {})), named(_numbers(result)), named(result.get("deviations", {}))
+        )
 
     def _generative_perplexity(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
         return {"per_sequence": written_nll(self.scorer(job.needed_scorer), samples.texts, self.batch_size)}
 
     def _mauve(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
-        from ..metrics.mauve.functional import compare, reference_features, text_features
+        from ..metrics.mauve.functional import (
+            compare,
+            mauve_value,
+            num_texts,
+            reference_features,
+            subset,
+            text_features,
+        )
 
         name = job.needed_scorer
         scorer = self.scorer(name)
@@ -124,6 +148,13 @@ class Judge:
         else:
             features = text_features([one.text for one in samples.texts], scorer, **options)
         result = compare(features, reference)
+        count = num_texts(features)
+        buckets = result["settings"]["num_buckets"]
+        result["deviations"] = jackknife_deviations(
+            lambda kept: {"mauve": mauve_value(subset(features, kept), reference.first_half, buckets)},
+            count,
+            left_out=count // 2,
+        )
         shown = ("pieces", "num_buckets", "num_references", "scaling_factor", "seed")
         return {**result, **{name: result["settings"][name] for name in shown}}
 
@@ -148,6 +179,12 @@ class Judge:
         if samples is real:
             return {}  # it is right everywhere
         return infilling_accuracy(samples.token_ids, real.token_ids, samples.editable, samples.initial_ids)
+
+
+def _numbers(result: dict[str, Any]) -> dict[str, float]:
+    """What a metric says of the whole set."""
+    others = ("per_sequence", "settings", "deviations")
+    return {name: float(value) for name, value in result.items() if name not in others}
 
 
 def written_nll(scorer: Scorer, texts: list[MarkedText], batch_size: int = 8) -> dict[str, list[float]]:
@@ -225,7 +262,7 @@ class ScoreStore:
     def path(self, job: Job, samples: Samples, mode: str) -> Path:
         """The file of a job."""
         scorer = None if job.scorer is None else self._scorers[job.scorer].fingerprint
-        content = [__version__, job.metric, job.pieces, scorer, samples.fingerprint, self._settings]
+        content = [__version__, FORMAT, job.metric, job.pieces, scorer, samples.fingerprint, self._settings]
         digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=10).hexdigest()
         return self.folder / mode / f"{job.name}--{digest}.json"
 
@@ -241,6 +278,7 @@ class ScoreStore:
             part = json.loads(path.read_text(encoding="utf-8"))
             scores.per_sequence.update(part["per_sequence"])
             scores.values.update(part["values"])
+            scores.deviations.update(part["deviations"])
         return scores
 
 
