@@ -27,8 +27,9 @@ where both intervals leave out 1; nothing is corrected for the number of cells.
 
 **Resuming.** A piece of work (DFM, scorer, each training, each set of samples) is there when it is complete, and is
 never done twice; the same command goes on where it was stopped. `--max-hours` begins nothing that would not end in
-time. When the real text is scored, several processes may share the rest, each with its own `--seeds`; a last call with
-all seeds makes the tables. Of a training that was killed, a folder `.unfinished-*` may be left, which nothing reads.
+time. Several processes with the same command share the work: each takes what no other is at, and all end with the
+tables. On CPUs that is faster than threads. Of a training that was killed, a folder `.unfinished-*` may be left, which
+nothing reads.
 """
 
 import argparse
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ablation.claim_folder()
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    num_left = work(ablation.jobs(), TimeLimit(args.max_hours))
+    num_left = work(ablation.jobs(), TimeLimit(args.max_hours), args.output_dir / ".locks")
     if num_left:
         print(f"{num_left} pieces of work are left; the same command goes on with them")
     results = ablation.results()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ablation_scores import Result, sample_and_score, score
 from ablation_variants import FULL, TRAININGS, VARIANTS, Plan, Scale, Variant, full_plan, plan_within
+from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
 from transformers_fsdfm import FSDFMForDiffusionLM
@@ -26,6 +27,7 @@ from transformers_fsdfm.trainer.recipes.tinystories.stages import FINISHED, run_
 from transformers_fsdfm.trainer.script_models import load_tokenizer
 
 
+PAUSE = 2.0  # seconds between two looks at what other processes have done
 REAL_SETS = 4  # as many real texts as this many seeds have samples
 
 
@@ -38,12 +40,14 @@ class Job(NamedTuple):
         name (`str`): which one it is.
         path (`Path`): there when it is done.
         do (`Callable`): does it.
+        needs (`tuple[Path]`): what must be there before.
     """
 
     kind: str
     name: str
     path: Path
     do: Callable[[], None]
+    needs: tuple[Path, ...] = ()
 
 
 class TimeLimit:
@@ -71,17 +75,46 @@ class TimeLimit:
         self._longest[kind] = max(self._longest.get(kind, 0), clock.perf_counter() - start)
 
 
-def work(jobs: Sequence[Job], limit: TimeLimit) -> int:
-    """Does what is not done yet, as far as time allows; how many pieces are left."""
-    for number, job in enumerate(jobs, start=1):
+def work(jobs: Sequence[Job], limit: TimeLimit, locks: Path) -> int:
+    """
+    Does what is not done yet, as far as time allows; how many pieces are left.
+
+    What another process is at, or waits for, is come back to, so that all that is left at the end was left for time.
+
+    Args:
+        locks (`Path`): folder of a file for each piece that is being done.
+    """
+    while left := [(number, job) for number, job in enumerate(jobs, start=1) if not job.path.exists()]:
+        num_done = 0
+        for number, job in left:
+            if not limit.allows(job.kind):
+                return sum(not job.path.exists() for job in jobs)
+            if not job.path.exists() and all(path.exists() for path in job.needs):
+                num_done += _do_alone(job, f"[{number}/{len(jobs)}]", limit, locks)
+        if not num_done:
+            clock.sleep(PAUSE)
+    return 0
+
+
+def _do_alone(job: Job, label: str, limit: TimeLimit, locks: Path) -> bool:
+    """Does a piece, unless another process is at it or has done it; whether it was done here."""
+    name = f"{job.kind}-{job.name}".replace(" ", "-").replace(",", "")
+    locks.mkdir(exist_ok=True)
+    lock = FileLock(locks / name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    try:
         if job.path.exists():
-            continue
-        if not limit.allows(job.kind):
-            break
-        print(f"[{number}/{len(jobs)}] {job.kind} {job.name}", flush=True)
+            return False
+        print(f"{label} {job.kind} {job.name}", flush=True)
         with limit.measure(job.kind):
             job.do()
-    return sum(not job.path.exists() for job in jobs)
+        Path(lock.lock_file).unlink(missing_ok=True)  # whoever gets it after this sees that the piece is there
+        return True
+    finally:
+        lock.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,18 +141,24 @@ class Ablation:
 
     def jobs(self) -> list[Job]:
         """All pieces; seed after seed, so that what is there at any time is as balanced as can be."""
+        dfm, scorer = (self.folder / name / FINISHED for name in self._base_stages())
         base = [
-            Job(name, "", self.folder / name / FINISHED, partial(self._run_stage, name)) for name in self._base_stages()
+            Job("dfm", "", dfm, partial(self._run_stage, "dfm")),
+            Job("scorer", "", scorer, partial(self._run_stage, "scorer"), needs=(dfm,)),
+            Job("real text", "", self.real_file, self._score_real_text, needs=(scorer,)),
         ]
-        of_seeds = [job for seed in self.seeds for job in self._jobs_of_seed(seed)]
-        return [*base, Job("real text", "", self.real_file, self._score_real_text), *of_seeds]
+        return [*base, *(job for seed in self.seeds for job in self._jobs_of_seed(seed))]
 
     def _jobs_of_seed(self, seed: int) -> Iterator[Job]:
         for name in self._trainings():
-            yield Job("training", f"{name}, seed {seed}", self.trained(name, seed), partial(self._train, name, seed))
+            path, do = self.trained(name, seed), partial(self._train, name, seed)
+            yield Job("training", f"{name}, seed {seed}", path, do, needs=(self.real_file,))
         for name in self.variants:
             path = self.result_file(name, seed)
-            yield Job("sampling", f"{name}, seed {seed}", path, partial(self._sample, VARIANTS[name], seed, path))
+            variant = VARIANTS[name]
+            trained = () if variant.training is None else (self.trained(variant.training, seed),)
+            do = partial(self._sample, variant, seed, path)
+            yield Job("sampling", f"{name}, seed {seed}", path, do, needs=(self.real_file, *trained))
 
     def _trainings(self) -> list[str]:
         """Those that the chosen variants need."""

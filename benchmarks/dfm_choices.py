@@ -15,6 +15,7 @@ The same command goes on where it was stopped; a finished training is not done a
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     rows = []
     for choice in args.choices:
-        folder = args.output_dir / choice.replace(" ", "-").replace(",", "")
+        folder = args.output_dir / re.sub("[^a-zA-Z0-9]+", "-", choice)
         rows.append(row_of(choice, folder, args))
         print(json.dumps(rows[-1]), flush=True)
         if choice == RECIPE:

@@ -4,7 +4,10 @@ import dataclasses
 import importlib
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -471,6 +474,27 @@ class TestRun:
         assert {name for name in before if before[name] != after[name]} == {
             name for name in before if "rk2/seed-1" in name
         }
+
+    def test_processes_share_the_work_and_end_with_the_same_tables(self, run, ablation, tmp_path):
+        """Two processes, begun at once, do each piece once; what they make is what one makes."""
+        options = run.options.copy()
+        for name, value in {"--output-dir": "shared", "--json": "json", "--markdown": "markdown"}.items():
+            options[options.index(name) + 1] = str(tmp_path / value)
+        command = [sys.executable, str(BENCHMARKS / "ablation.py"), *options, "--threads", "1"]
+        environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+        processes = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        outputs = [process.communicate(timeout=300) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], outputs
+        begun = [[line for line in output.splitlines() if line.startswith("[")] for output, _ in outputs]
+        assert sorted(int(line[1 : line.index("/")]) for lines in begun for line in lines) == list(range(1, 18))
+        assert all(begun)
+        assert all("| rk2 | 8 | 2 |" in output for output, _ in outputs)
+        assert not list((tmp_path / "shared" / ".locks").iterdir())
+        for variant in CHOSEN:
+            assert sampled_ids(ablation, tmp_path / "shared", variant) == sampled_ids(ablation, run.folder, variant)
 
     def test_a_training_that_fails_leaves_nothing(self, run, ablation, monkeypatch):
         options = [*run.options[: -len(CHOSEN)], "full", "weighted-steps"]
