@@ -283,6 +283,32 @@ def test_scores_are_computed_once(make, monkeypatch):
         evaluate_models(make(metrics=(*CHEAP, "generative_perplexity")))
 
 
+def test_with_the_training_text_there_is_a_column_of_what_was_memorized(make, world, tmp_path, monkeypatch):
+    unseen, copied = tmp_path / "unseen.txt", world.reference
+    unseen.write_text("\n<|endoftext|>\n".join(f"{number} words of another text, " * 9 for number in range(5)))
+    assert "memorized" not in evaluate_models(make()).rows[0].values
+    report = evaluate_models(make(training_text=[str(unseen)]), sample=False)
+    assert [row.values["memorized"].value for row in report.rows] == [0] * 5
+    # Other training text: scored again. Blocks of 16 tokens hold the end of a document now and then.
+    report = evaluate_models(make(training_text=[str(copied)]), sample=False)
+    assert 0.5 < report.rows[0].values["memorized"].value <= 1
+    assert report.rows[0].values["memorized"].low < 1
+    assert report.rows[1].values["memorized"].value < 0.1
+    computed = []
+    monkeypatch.setattr(Judge, "compute", lambda *args: computed.append(args))
+    evaluate_models(make(training_text=[str(copied)]), sample=False)
+    assert not computed
+
+
+def test_training_text_that_is_missing_or_too_short_is_refused(refused, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("a b")
+    message = refused(FileNotFoundError, training_text=[str(tmp_path / "nowhere.txt")])
+    assert "`training_text`" in message
+    assert "nowhere.txt" in message
+    assert "`training_text` has no document of `n` = 13 tokens" in refused(training_text=[str(short)])
+
+
 # ---- What a killed run loses -----------------------------------------------------------------------------------------
 
 

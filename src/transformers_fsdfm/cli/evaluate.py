@@ -19,6 +19,7 @@ LIBRARY_NAMES = {
     "scorers": "--scorer",
     "systems": "--system",
     "baselines": "--baseline",
+    "training_text": "--train-text",
 }
 NUMBER_LISTS = ("steps", "seeds")
 LIST = "Comma-separated, or several times."
@@ -66,6 +67,14 @@ def evaluate(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code that comes with a --system run.")
     ] = False,
+    train_text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="The text that the models were trained on: adds a column that says how much of a text stands in it "
+            "word for word; repeatable.",
+        ),
+    ] = None,
     steps: Annotated[
         list[str] | None,
         typer.Option("--steps", "--num-steps", metavar="N,N", help=f"By default 1,2,4,8,16. {NUMBERS}"),
@@ -167,6 +176,7 @@ def evaluate(
         scorers=scorer or [],
         systems=system or [],
         baselines=baseline or [],
+        training_text=train_text or [],
         system_options=_object("--system-options", system_options),
         trust_remote_code=trust_remote_code,
         out=out,

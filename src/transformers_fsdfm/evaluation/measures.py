@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..metrics.memorization.functional import NGRAM
 from .settings import INFILL, EvaluationSettings, Mode
 from .statistics import RatioData
 
@@ -94,7 +95,8 @@ def measures_of(settings: EvaluationSettings, mode: Mode) -> list[Measure]:
         "repetition": _repetitions(),
         "diversity": _diversities(),
     }
-    return [measure for metric, found in makers.items() if metric in settings.metrics for measure in found]
+    found = [measure for metric, found in makers.items() if metric in settings.metrics for measure in found]
+    return [*found, *(_memorizations() if settings.training_text else [])]
 
 
 def _perplexities(scorer: str, is_infilling: bool) -> list[Measure]:
@@ -240,6 +242,21 @@ def _diversities() -> list[Measure]:
         table="diversity",
     )
     return [*distinct, self_bleu]
+
+
+def _memorizations() -> list[Measure]:
+    return [
+        Measure(
+            "memorized",
+            f"memorized {NGRAM}-grams",
+            "share",
+            f"Share of the {NGRAM}-grams of written tokens that stand in a document of the training text. "
+            "Held-out real text has some, too.",
+            "memorization.memorized",
+            "memorization.ngrams",
+            table="diversity",
+        )
+    ]
 
 
 __all__ = ["Measure", "RunScores", "measures_of"]

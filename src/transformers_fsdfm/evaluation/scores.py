@@ -18,6 +18,7 @@ import torch
 
 from .. import __version__
 from ..metrics.generative_perplexity.functional import token_losses
+from ..metrics.memorization.functional import NgramIndex
 from ..metrics.scorer import Scorer
 from .files import written_whole
 from .measures import RunScores
@@ -69,7 +70,7 @@ def jobs_of(settings: EvaluationSettings, mode: Mode) -> list[Job]:
             jobs += [Job(metric, scorer, settings.mauve_pieces) for scorer in settings.scorer_paths]
         elif metric != "likelihood_bound" and (metric != "infilling_accuracy" or mode.kind == INFILL):
             jobs.append(Job(metric))  # the bound is one of the model, not of samples
-    return jobs
+    return [*jobs, Job("memorization")] if settings.training_text else jobs
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Judge:
         device (`torch.device`): where scorers run.
         dtype (`str`): of their weights.
         batch_size (`int`): texts at a time.
+        training ([`NgramIndex`], *optional*): the text that models were trained on, for memorization.
     """
 
     folders: dict[str, ModelFolder]
@@ -90,6 +92,7 @@ class Judge:
     device: torch.device
     dtype: str
     batch_size: int
+    training: NgramIndex | None = None
     _scorers: dict[str, Scorer] = field(default_factory=dict, repr=False)
     _features: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -173,6 +176,12 @@ class Judge:
 
         return diversity(samples.written_ids)
 
+    def _memorization(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
+        from ..metrics.memorization.functional import memorization
+
+        assert self.training is not None  # as the settings ask for it
+        return memorization(samples.written_ids, self.training)
+
     def _infilling_accuracy(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
         from ..metrics.infilling_accuracy.functional import infilling_accuracy
 
@@ -253,16 +262,20 @@ class ScoreStore:
         folder (`Path`): where they are.
         scorers (`dict[str, ModelFolder]`): by name.
         settings: what else scores depend on, a JSON value.
+        training (`str`, *optional*): stands for the training text, on which memorization depends.
     """
 
-    def __init__(self, folder: Path, scorers: dict[str, ModelFolder], settings: Any) -> None:
-        self.folder, self._scorers = folder, scorers
+    def __init__(
+        self, folder: Path, scorers: dict[str, ModelFolder], settings: Any, training: str | None = None
+    ) -> None:
+        self.folder, self._scorers, self._training = folder, scorers, training
         self._settings = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()
 
     def path(self, job: Job, samples: Samples, mode: str) -> Path:
         """The file of a job."""
         scorer = None if job.scorer is None else self._scorers[job.scorer].fingerprint
-        content = [__version__, FORMAT, job.metric, job.pieces, scorer, samples.fingerprint, self._settings]
+        training = self._training if job.metric == "memorization" else None
+        content = [__version__, FORMAT, job.metric, job.pieces, scorer, samples.fingerprint, self._settings, training]
         digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=10).hexdigest()
         return self.folder / mode / f"{job.name}--{digest}.json"
 

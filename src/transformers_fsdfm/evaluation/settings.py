@@ -136,6 +136,8 @@ class EvaluationSettings:
         reference (`Sequence[str]`):
             Files of real text that no model was trained on, as `load_documents` takes them: the reference row, and the
             prompts of conditional modes.
+        training_text (`Sequence[str]`, *optional*):
+            What the models were trained on, as `reference`: for a column that says how much of a text stands in it.
         scorers (`Sequence[str]`):
             Folders or Hub ids of causal language models that judge the text; also `NAME=PATH`. May be empty if
             `metrics` has neither generative_perplexity nor mauve.
@@ -193,6 +195,7 @@ class EvaluationSettings:
     reference: Sequence[str]
     scorers: Sequence[str]
     out: str | os.PathLike
+    training_text: Sequence[str] = ()
     systems: Sequence[str] = ()
     baselines: Sequence[str] = ()
     system_options: dict[str, Any] = field(default_factory=dict)
@@ -226,6 +229,8 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         for name in ("models", "reference", "steps", "solvers", "modes", "seeds", "metrics"):
             _check_list(name, getattr(self, name))
+        if self.training_text:
+            _check_list("training_text", self.training_text)
         if "generative_perplexity" in self.metrics or "mauve" in self.metrics:
             if not self.scorers:
                 raise ValueError(

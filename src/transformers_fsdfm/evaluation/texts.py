@@ -1,13 +1,17 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """The reference text as blocks of tokens, and tokens as text that a scorer can read."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
+
+from ..metrics.memorization.functional import NgramIndex
 
 
 DOCUMENT_BREAK = "\n\n"
@@ -48,14 +52,39 @@ def reference_blocks(
     from ..trainer.data import load_documents
     from ..trainer.packing import pack_documents
 
-    try:
+    with _source_called("reference"):
         documents = load_documents(list(sources) if len(sources) > 1 else sources[0])
         blocks = pack_documents(documents, tokenizer, length)
-    except (FileNotFoundError, ValueError) as error:
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(re.sub("`(source|documents)`", "`reference`", str(error))) from error
     chosen = np.random.default_rng(BLOCK_SEED).permutation(len(blocks))[:num_blocks]
     return np.stack([blocks[int(number)]["input_ids"] for number in chosen]).astype(np.int64)
+
+
+def training_index(sources: list[str], tokenizer: PreTrainedTokenizerBase) -> NgramIndex:
+    """
+    The n-grams of the documents that models were trained on, in tokens.
+
+    Args:
+        sources (`list[str]`): as [`~trainer.data.load_documents`] takes them.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: if there is no such file, or it has no text; they name it `training_text`.
+    """
+    from ..trainer.data import load_documents
+    from ..trainer.packing import tokenize
+
+    with _source_called("training_text"):
+        documents = load_documents(list(sources) if len(sources) > 1 else sources[0])
+        return NgramIndex(tokenize(list(documents["text"]), tokenizer, special_tokens_in_text=False))
+
+
+@contextlib.contextmanager
+def _source_called(name: str) -> Iterator[None]:
+    """Inside the `with` block, errors name what is read as the setting that it is of."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(re.sub("`(source|documents|training)`", f"`{name}`", str(error))) from error
 
 
 def mark_text(tokenizer: PreTrainedTokenizerBase, token_ids: np.ndarray, editable: np.ndarray) -> MarkedText:

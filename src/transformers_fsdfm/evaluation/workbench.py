@@ -15,7 +15,7 @@ from .scores import Job, Judge, ScoreStore, jobs_of
 from .settings import UNCONDITIONAL, EvaluationSettings, Mode, Run
 from .statistics import MIN_UNITS
 from .systems import ModelFolder, common_tokenizer, find_flows, find_others, find_scorers
-from .texts import reference_blocks
+from .texts import reference_blocks, training_index
 
 
 LIBRARIES = ("accelerate", "datasets", "filelock", "matplotlib", "pyarrow", "scipy")
@@ -53,7 +53,7 @@ class Workbench:
     def prepare(cls, settings: EvaluationSettings, device: torch.device) -> "Workbench":
         """
         Raises:
-            `ValueError`: if a model, a scorer or the reference text is missing or does not fit.
+            `ValueError`: if a model, a scorer, the reference or the training text is missing or does not fit.
         """
         models = find_flows(settings.model_paths)
         others = find_others({**settings.system_paths, **settings.baseline_paths}, settings.trust_remote_code)
@@ -62,6 +62,9 @@ class Workbench:
         length = settings.length
         if length is None:
             length = min(model.config.get("max_position_embeddings", 1024) for model in models.values())
+        training = None
+        if settings.training_text:
+            training = training_index(list(settings.training_text), tokenizer)
         blocks, more_blocks = _reference(settings, tokenizer, length)
         prompts = {name: Prompts.of(Mode.parse(name), blocks) for name in settings.modes}
         whole = Prompts.of(Mode.parse(UNCONDITIONAL), more_blocks)
@@ -81,9 +84,15 @@ class Workbench:
                 device=device,
                 dtype=settings.dtype,
                 batch_size=settings.batch_size,
+                training=training,
             ),
             samples=SampleStore(out / "samples", settings, {**models, **others}, prompts, length, device.type),
-            scores=ScoreStore(out / "scores", scorers, [blocks.tolist(), more_blocks.tolist(), settings.dtype]),
+            scores=ScoreStore(
+                out / "scores",
+                scorers,
+                [blocks.tolist(), more_blocks.tolist(), settings.dtype],
+                None if training is None else training.fingerprint,
+            ),
             bounds=BoundStore(out / "scores", blocks, settings.dtype),
         )
 

@@ -1,12 +1,16 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """How much of a set of texts stands word for word in the training text."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ..inputs import check_sequences, token_set
+
+
+NGRAM = 13  # tokens or words, if nothing else is said
 
 
 class NgramIndex:
@@ -24,7 +28,7 @@ class NgramIndex:
         `ValueError`: if no document has `n` tokens.
     """
 
-    def __init__(self, documents: Iterable[Any], n: int = 13) -> None:
+    def __init__(self, documents: Iterable[Any], n: int = NGRAM) -> None:
         if n < 1:
             raise ValueError(f"`n` must be at least 1, but got {n}")
         documents = check_sequences(documents, "training")
@@ -36,6 +40,11 @@ class NgramIndex:
 
     def __len__(self) -> int:
         return len(self._hashes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for what is found in it."""
+        return hashlib.blake2b(self._hashes.tobytes(), digest_size=16).hexdigest()
 
     def count(self, sequences: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
         """
