@@ -47,11 +47,9 @@ CHOICES: dict[str, dict[str, Any]] = {
     "9 layers of width 192": {"num_hidden_layers": 9, "hidden_size": 192},
     "rates of 1.5e-3": {"learning_rate": 1.5e-3, "muon_learning_rate": 1.5e-3},
     "rates of 6e-3": {"learning_rate": 6e-3, "muon_learning_rate": 6e-3},
-    "AdamW alone": {"muon_learning_rate": None},
     "weight decay 0": {"weight_decay": 0.0},
     "twice the rows, half the steps": {"row_factor": 2},
     "weights start at 0.1": {"initializer_range": 0.1},
-    "path loss": {"loss_type": "path"},
 }
 
 

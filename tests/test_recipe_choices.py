@@ -34,7 +34,7 @@ def changed(folder: Path, first: str, second: str) -> dict:
 
 
 def test_choices_of_the_dfm(files, tmp_path, monkeypatch, capsys):
-    names = ["as in the recipe", "twice the rows, half the steps", "weights start at 0.1", "AdamW alone"]
+    names = ["as in the recipe", "twice the rows, half the steps", "weights start at 0.1", "weight decay 0"]
     rows = table_of(run_script(monkeypatch, capsys, "dfm_choices.py", *files, "--choices", *names))
     assert [row["choice"] for row in rows] == [names[0], "average of the last quarter", *names[1:]]
     assert {row["tokens"] for row in rows} == {str(20 * 2 * 16)}
@@ -46,7 +46,7 @@ def test_choices_of_the_dfm(files, tmp_path, monkeypatch, capsys):
     runs = tmp_path / "runs"
     factor_two = {"per_device_train_batch_size": 4, "max_steps": 10}
     assert changed(runs, "as-in-the-recipe", "twice-the-rows-half-the-steps") == factor_two
-    assert changed(runs, "as-in-the-recipe", "AdamW-alone") == {"muon_learning_rate": None}
+    assert changed(runs, "as-in-the-recipe", "weight-decay-0") == {"weight_decay": 0.0}
     assert FSDFMForDiffusionLM.from_pretrained(runs / "weights-start-at-0-1").config.initializer_range == 0.1
 
     weights = [
