@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from transformers_fsdfm.evaluation.statistics import jackknife_deviations
 from transformers_fsdfm.metrics import load_metric
 from transformers_fsdfm.metrics.mauve import functional
 from transformers_fsdfm.metrics.mauve.functional import (
@@ -14,6 +15,7 @@ from transformers_fsdfm.metrics.mauve.functional import (
     TextFeatures,
     compare,
     mauve,
+    mauve_value,
     num_texts,
     reference_features,
     shuffle_words,
@@ -76,6 +78,27 @@ def test_some_of_the_texts_have_all_their_pieces():
     assert num_texts(some) == 2
     assert num_texts(cloud(7, 0, 0)) == 7
     assert np.array_equal(subset(cloud(7, 0, 0), np.array([2])).values, cloud(7, 0, 0).values[2:3])
+
+
+def test_leaving_out_half_says_how_much_sets_of_texts_scatter():
+    """Texts of four pieces each that have much in common, at three distances from the real ones."""
+    random = np.random.default_rng(0)
+
+    def texts(centre: float) -> TextFeatures:
+        pieces = random.normal(centre, 0.7, (24, 1, 16)) + random.normal(0, 1, (24, 4, 16))
+        return TextFeatures(pieces.reshape(96, 16).astype(np.float32), "test", None, 4, np.arange(96) // 4)
+
+    real = texts(0)
+    for centre in (0, 0.3, 0.6):
+        scatter = np.std([mauve_value(texts(centre), real, 10) for _ in range(40)])
+        errors = []
+        for _ in range(8):
+            some = texts(centre)
+            deviations = jackknife_deviations(
+                lambda kept, some=some: {"x": mauve_value(subset(some, kept), real, 10)}, 24, left_out=12
+            )
+            errors.append(np.mean(np.square(deviations["x"])))
+        assert 0.5 < np.sqrt(np.mean(errors)) / scatter < 2
 
 
 def test_equal_distributions_are_near_one_and_apart_ones_near_zero():
