@@ -84,6 +84,7 @@ def work(jobs: Sequence[Job], limit: TimeLimit, locks: Path) -> int:
     Args:
         locks (`Path`): folder of a file for each piece that is being done.
     """
+    is_waiting = False
     while left := [(number, job) for number, job in enumerate(jobs, start=1) if not job.path.exists()]:
         num_done = 0
         for number, job in left:
@@ -92,7 +93,10 @@ def work(jobs: Sequence[Job], limit: TimeLimit, locks: Path) -> int:
             if not job.path.exists() and all(path.exists() for path in job.needs):
                 num_done += _do_alone(job, f"[{number}/{len(jobs)}]", limit, locks)
         if not num_done:
+            if not is_waiting:
+                print("waiting for what other processes are at", flush=True)
             clock.sleep(PAUSE)
+        is_waiting = not num_done
     return 0
 
 

@@ -10,7 +10,8 @@ rows see as many tokens; the seconds say what they cost. The measure is the boun
 text, which can be compared between vocabularies. A further row averages the weights of the last quarter of the recipe's
 own training. There is one training of each: how far the row with another seed is away says what differences mean.
 
-The same command goes on where it was stopped; a finished training is not done again.
+The same command goes on where it was stopped; a finished training is not done again. With other text give another
+folder.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from reporting import describe_machine, markdown, write_json
+from transformers.utils import logging
 
 from transformers_fsdfm import FSDFMForDiffusionLM
 from transformers_fsdfm.trainer.arguments import DFMTrainingArguments
@@ -59,11 +61,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--validation-data", required=True, nargs="+", help="text for the bounds")
     parser.add_argument("--output-dir", required=True, type=Path, help="folder of the trainings")
     parser.add_argument("--choices", nargs="+", choices=CHOICES, default=list(CHOICES))
-    parser.add_argument("--steps", type=int, help="optimizer steps of each training (default: 200, with --tiny 20)")
+    parser.add_argument("--steps", type=int, help="of each training, at least 20 (default: 200, with --tiny 20)")
     parser.add_argument("--json", help="write machine, options and rows to this file")
     parser.add_argument("--tiny", action="store_true", help="the recipe's toy sizes, to try the script")
     args = parser.parse_args(argv)
-    args.steps = args.steps or (20 if args.tiny else 200)
+    if args.steps is None:
+        args.steps = 20 if args.tiny else 200
     if args.steps < CHECKPOINTS:
         parser.error(f"--steps must be at least {CHECKPOINTS}, one for each checkpoint, but got {args.steps}")
     return args
@@ -129,6 +132,8 @@ def row_of(choice: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains and measures what is left, and prints the table."""
     args = parse_arguments(argv)
+    for data in (args.train_data, args.validation_data):
+        load_documents(data)  # what is wrong with a file is said before anything is trained
     rows = []
     for choice in args.choices:
         folder = args.output_dir / re.sub("[^a-zA-Z0-9]+", "-", choice)
@@ -144,4 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    logging.disable_progress_bar()
+    try:
+        main()
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None

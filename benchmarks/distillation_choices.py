@@ -10,7 +10,8 @@ all begin from `--dfm`. Its averaged weights then write texts of 256 tokens in a
 first rows are real text and the DFM itself, in few steps and in many. Look at perplexity, entropy and repetition
 together. There is one training of each: how far the row with another seed is away says what differences mean.
 
-The same command goes on where it was stopped; a finished training is not done again.
+The same command goes on where it was stopped; a finished training is not done again. With other text, or another DFM,
+give another folder.
 """
 
 import argparse
@@ -23,10 +24,12 @@ from typing import Any
 from reporting import describe_machine, markdown, write_json
 from sampling_settings import measure, real_blocks, sample
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from transformers_fsdfm import FSDFMForDiffusionLM
 from transformers_fsdfm.hub_configs import available_checkpoints, available_scorers
 from transformers_fsdfm.metrics.scorer import Scorer
+from transformers_fsdfm.trainer.data import load_documents
 from transformers_fsdfm.trainer.recipes.tinystories import stages
 
 
@@ -57,11 +60,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", help="write machine, options and rows to this file")
     parser.add_argument("--tiny", action="store_true", help="sizes at which nothing is learned, to try the script")
     args = parser.parse_args(argv)
-    args.steps = args.steps or (2 if args.tiny else 100)
-    args.num_texts = args.num_texts or (2 if args.tiny else 64)
+    for name, tiny, default in (("steps", 2, 100), ("num_texts", 2, 64)):
+        given = getattr(args, name)
+        if given is not None and given < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, but got {given}")
+        setattr(args, name, given or (tiny if args.tiny else default))
     args.length, args.batch_size, args.seed = (32 if args.tiny else 256), 8, 0  # of what `sample` writes
-    args.dfm = str(available_checkpoints().get(args.dfm, args.dfm))
-    args.scorer = str(available_scorers().get(args.scorer, args.scorer))
+    for name, known in (("dfm", available_checkpoints()), ("scorer", available_scorers())):
+        given = getattr(args, name)
+        if given not in known and not Path(given).is_dir():
+            parser.error(f"--{name} {given} is no folder, and none of {', '.join(known)}")
+        setattr(args, name, str(known.get(given, given)))
     return args
 
 
@@ -93,6 +102,7 @@ def rows_of(
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains what is left, samples, and prints the table."""
     args = parse_arguments(argv)
+    load_documents(args.train_data)  # what is wrong with a file is said before anything is sampled
     tokenizer = AutoTokenizer.from_pretrained(args.dfm)
     real = real_blocks(args.validation_data, tokenizer, args.length, args.num_texts)
     rows = [{"distillation": "real text", "steps": "", **measure(real, tokenizer, Scorer.load(args.scorer))}]
@@ -108,4 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    logging.disable_progress_bar()
+    try:
+        main()
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -125,6 +125,16 @@ class TestVariants:
         for name, weight in dfm.state_dict().items():
             assert torch.equal(weight, starts[0].state_dict()[name]), name
 
+    def test_all_trainings_start_from_the_same_weights_whatever_was_drawn_before(self, ablation, tmp_path):
+        starts = []
+        for number, name in enumerate(("full", "rk2", "full")):
+            torch.manual_seed(number)
+            starts.append(make_trainer(ablation, name, tmp_path / str(number)).model.state_dict())
+        for other in starts[1:]:
+            assert all(torch.equal(weight, starts[0][key]) for key, weight in other.items())
+        another_seed = make_trainer(ablation, "full", tmp_path / "3", seed=1).model.state_dict()
+        assert not all(torch.equal(weight, starts[0][key]) for key, weight in another_seed.items())
+
     def test_concat_fusion_starts_as_the_dfm(self, ablation, tmp_path):
         model = make_trainer(ablation, "concat-fusion", tmp_path).model
         assert (model.config.step_size_embedding, model.config.step_size_fusion) == ("log2", "concat")

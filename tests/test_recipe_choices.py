@@ -8,9 +8,10 @@ import torch
 import yaml
 
 from tests.benchmark_script import run_script, table_of
-from transformers_fsdfm import FSDFMForDiffusionLM
+from transformers_fsdfm import FSDFMForDiffusionLM, available_configs
 
 
+FSDFM_FOLDER = str(available_configs()["fsdfm-tinystories"])
 STORIES = [f"Once upon a time Tom had {count} red apples and a dog that ran. The end." for count in range(90)]
 
 
@@ -60,6 +61,22 @@ def test_choices_of_the_dfm(files, tmp_path, monkeypatch, capsys):
     torch.testing.assert_close(mean.lm_head.weight, torch.stack(weights).mean(0))
 
 
+@pytest.mark.parametrize("script", ["dfm_choices.py", "distillation_choices.py"])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--train-data", "nowhere.txt", "nowhere.txt"),
+        ("--validation-data", "nowhere.txt", "nowhere.txt"),
+        ("--steps", "0", "--steps must be at least"),
+    ],
+)
+def test_bad_options_are_named_before_any_work(files, tmp_path, monkeypatch, capsys, script, option, value, message):
+    with pytest.raises(SystemExit) as error:
+        run_script(monkeypatch, capsys, script, *files, option, value)
+    assert message in f"{error.value} {capsys.readouterr().err}"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_choices_of_distillation(files, tmp_path, monkeypatch, capsys):
     names = ["as in the recipe", "teacher restricted to top-p 0.9", "twice as long"]
     options = ["distillation_choices.py", *files, "--choices", *names]
@@ -75,4 +92,8 @@ def test_choices_of_distillation(files, tmp_path, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
     again = table_of(run_script(monkeypatch, capsys, *options))  # samples again, trains nothing
     assert again == rows
+    with pytest.raises(SystemExit, match=r"was trained with other settings \(max_steps\)"):
+        run_script(monkeypatch, capsys, *options, "--steps", "3")
+    with pytest.raises(SystemExit, match=r"was trained with other settings \(model_name_or_path\)"):
+        run_script(monkeypatch, capsys, *options, "--dfm", FSDFM_FOLDER)
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")} == before

@@ -398,7 +398,9 @@ def _as_fsdfm(model: Any, args: FSDFMTrainingArguments) -> Any:
             "`model` is a plain DFM that ZeRO-3 has sharded already; make an FS-DFM of it first "
             "(`FSDFMForDiffusionLM.from_dfm`), save that and start from it"
         )
-    return type(model).from_dfm(model, args.step_size_embedding, args.step_size_fusion)
+    with torch.random.fork_rng(devices=[]):  # the new weights depend on the seed alone, not on what was drawn before
+        torch.manual_seed(args.seed)
+        return type(model).from_dfm(model, args.step_size_embedding, args.step_size_fusion)
 
 
 def _drawn_step_size(batch: NoisyBatch) -> Tensor:

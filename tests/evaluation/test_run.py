@@ -300,12 +300,23 @@ def test_with_the_training_text_there_is_a_column_of_what_was_memorized(make, wo
     assert not computed
 
 
+def test_in_infilling_only_unbroken_runs_of_written_tokens_can_be_memorized(make, world):
+    """Given tokens stand between them; 13 in a row are rare among 16 positions of which a tenth is given."""
+    settings = make(training_text=[str(world.reference)], modes=("infill-10", "infill-50"), seeds=(0,), steps=(1,))
+    real, _, _, half, *_ = evaluate_models(settings).rows
+    assert 0.3 < real.values["memorized"].value <= 1
+    assert "memorized" not in half.values
+
+
 def test_training_text_that_is_missing_or_too_short_is_refused(refused, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("a b")
     message = refused(FileNotFoundError, training_text=[str(tmp_path / "nowhere.txt")])
     assert "`training_text`" in message
     assert "nowhere.txt" in message
+    table = tmp_path / "table.csv"
+    table.write_text("story\na long story\n")
+    assert "table.csv has no column text, but ['story']" in refused(training_text=[str(table)])
     assert "`training_text` has no document of `n` = 13 tokens" in refused(training_text=[str(short)])
 
 

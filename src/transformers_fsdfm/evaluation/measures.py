@@ -250,8 +250,8 @@ def _memorizations() -> list[Measure]:
             "memorized",
             f"memorized {NGRAM}-grams",
             "share",
-            f"Share of the {NGRAM}-grams of written tokens that stand in a document of the training text. "
-            "Held-out real text has some, too.",
+            f"Share of the runs of {NGRAM} written tokens that stand in a document of the training text. Real text "
+            "that is not in it has some, too.",
             "memorization.memorized",
             "memorization.ngrams",
             table="diversity",

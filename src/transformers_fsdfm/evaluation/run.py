@@ -209,6 +209,7 @@ def _about(bench: Workbench) -> dict[str, Any]:
             for name, scorer in bench.scorers.items()
         },
         "reference": [str(file) for file in settings.reference],
+        "training_text": [str(file) for file in settings.training_text],
         "num_samples": settings.num_samples,
         "seeds": list(settings.seeds),
         "length": bench.length,

@@ -108,6 +108,13 @@ class Samples:
             initial_ids=initial_ids,
         )
 
+    def written_runs(self, number: int) -> list[list[int]]:
+        """The tokens of a sequence that were written, run by run: what was given stands between two."""
+        ids, flags = self.token_ids[number], self.editable[number]
+        borders = np.flatnonzero(np.diff(flags)) + 1
+        pieces = zip(np.split(ids, borders), np.split(flags, borders), strict=True)
+        return [piece.tolist() for piece, is_written in pieces if is_written.any()]
+
     @property
     def written_ids(self) -> list[list[int]]:
         """The tokens that were written, without those given."""

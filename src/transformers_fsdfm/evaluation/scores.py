@@ -177,10 +177,12 @@ class Judge:
         return diversity(samples.written_ids)
 
     def _memorization(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
-        from ..metrics.memorization.functional import memorization
-
         assert self.training is not None  # as the settings ask for it
-        return memorization(samples.written_ids, self.training)
+        runs = [samples.written_runs(number) for number in range(len(samples.token_ids))]
+        found, total = self.training.count([run for of_sequence in runs for run in of_sequence])
+        owner = np.repeat(np.arange(len(runs)), [len(of_sequence) for of_sequence in runs])
+        sums = [np.bincount(owner, weights=count, minlength=len(runs)).tolist() for count in (found, total)]
+        return {"per_sequence": {"memorized": sums[0], "ngrams": sums[1]}}
 
     def _infilling_accuracy(self, job: Job, samples: Samples, real: Samples) -> dict[str, Any]:
         from ..metrics.infilling_accuracy.functional import infilling_accuracy

@@ -74,6 +74,8 @@ def training_index(sources: list[str], tokenizer: PreTrainedTokenizerBase) -> Ng
 
     with _source_called("training_text"):
         documents = load_documents(list(sources) if len(sources) > 1 else sources[0])
+        if "text" not in documents.column_names:
+            raise ValueError(f"`source` {', '.join(sources)} has no column text, but {documents.column_names}")
         return NgramIndex(tokenize(list(documents["text"]), tokenizer, special_tokens_in_text=False))
 
 

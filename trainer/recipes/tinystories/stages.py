@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """The stages of the recipe: each a folder with a finished model, made from the one before."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,25 @@ def run_recipe(
         settings (`dict`): from [`read_settings`].
         train_data, validation_data (`list[str]`): as of `fsdfm pretrain`.
         output_dir (`Path`): gets a folder for each stage.
+
+    Raises:
+        `ValueError`: if a finished training had other settings.
     """
     from .publish import publish_flow, publish_scorer
     from .scorer import train_scorer
 
     for name, stage in settings.items():
         folder = output_dir / name
-        if is_finished(folder):
-            print(f"{name}: done before")
-            continue
         stage = dict(stage)
         kind, start = stage.pop("kind"), stage.pop("start_from", None)
+        data = {"train_data": train_data, "validation_data": validation_data}
+        start_folder = None if start is None else output_dir / start
+        if is_finished(folder):
+            if kind in ("pretrain", "distill"):
+                places = ("output_dir", *data, *(("model_name_or_path",) if start else ()))
+                _check_unchanged(folder, _arguments(folder, start_folder, {**data, **stage}), places)
+            print(f"{name}: done before")
+            continue
         if kind == "scorer":
             train_scorer(folder, str(output_dir / str(start)), train_data, validation_data, **stage)
         elif kind == "publish" and settings[str(start)]["kind"] == "scorer":
@@ -68,8 +77,7 @@ def run_recipe(
         elif kind == "publish":
             publish_flow([output_dir / one for one in _lineage(settings, str(start))], folder, **stage)
         else:
-            data = {"train_data": train_data, "validation_data": validation_data}
-            _run_script(kind, folder, None if start is None else output_dir / start, {**data, **stage})
+            _run_script(kind, folder, _arguments(folder, start_folder, {**data, **stage}))
         (folder / FINISHED).touch()
 
 
@@ -84,17 +92,37 @@ def is_finished(folder: Path) -> bool:
     return (folder / FINISHED).is_file()
 
 
-def _run_script(kind: str, folder: Path, start_folder: Path | None, arguments: dict[str, Any]) -> None:
-    """`fsdfm pretrain` or `fsdfm distill`, with its arguments in a YAML file."""
-    from transformers_fsdfm.trainer import distill, pretrain
-
+def _arguments(folder: Path, start_folder: Path | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of `fsdfm pretrain` or `fsdfm distill` for a stage."""
     arguments = {**arguments, "output_dir": str(folder), "resume_from_checkpoint": "auto"}
     if start_folder is not None:
         arguments["model_name_or_path"] = str(start_folder)
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _check_unchanged(folder: Path, arguments: dict[str, Any], places: Sequence[str]) -> None:
+    """A finished training must be the one that is asked for; where files and folders are does not matter."""
+    file = _config_file(folder)
+    known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else arguments
+    changed = [name for name in known.keys() | arguments.keys() if known.get(name) != arguments.get(name)]
+    changed = sorted(set(changed).difference(places))
+    if changed:
+        raise ValueError(
+            f"{folder} was trained with other settings ({', '.join(changed)}); take those, or another output folder"
+        )
+
+
+def _config_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.yaml")
+
+
+def _run_script(kind: str, folder: Path, arguments: dict[str, Any]) -> None:
+    """`fsdfm pretrain` or `fsdfm distill`, with its arguments in a YAML file."""
+    from transformers_fsdfm.trainer import distill, pretrain
+
     folder.parent.mkdir(parents=True, exist_ok=True)
-    config = folder.with_suffix(".yaml")
-    given = {key: value for key, value in arguments.items() if value is not None}
-    config.write_text(yaml.safe_dump(given, allow_unicode=True), encoding="utf-8")
+    config = _config_file(folder)
+    config.write_text(yaml.safe_dump(arguments, allow_unicode=True), encoding="utf-8")
     {"pretrain": pretrain, "distill": distill}[kind].main(["--config", str(config)])
 
 
