@@ -31,6 +31,8 @@ def settings(**changes) -> EvaluationSettings:
         ({"modes": ("infill-0",)}, "mode 'infill-0' is unknown"),
         ({"modes": ("infill-100",)}, "mode 'infill-100' is unknown"),
         ({"metrics": ("bleu",)}, "'bleu' is unknown; known are generative_perplexity"),
+        ({"metrics": ("memorization",)}, "it has a column if there is a `training_text`"),
+        ({"training_text": ["a", "a"]}, "`training_text` repeat a"),
         ({"num_samples": 0}, "`num_samples` must be at least 1"),
         ({"num_samples": 19}, "`num_samples` must be at least 20 for the bootstrap, but got 19"),
         ({"length": 1}, "`length` must be at least 2"),

@@ -284,12 +284,13 @@ def _notes(samples: dict[Cell, list[Samples]], real_scores: dict[str, RunScores]
                 if found["num_buckets"] < MANY_BUCKETS
                 else ""
             )
+            cut = f"; each text is cut into {found['pieces']:.0f}" if found["pieces"] > 1 else ""
             notes.append(
                 f"The two ends of {name} ({mode}): real against other real text {found['mauve_human']:.3f}; real text "
                 f"with the words of each sequence shuffled against real text {found['mauve_shuffled']:.3f}. "
                 f"{found['num_buckets']:.0f} buckets{few}, scaling factor {found['scaling_factor']:g}, seed "
-                f"{found['seed']:.0f}, {found['num_references']:.0f} pieces of real texts, none of them a prompt; each "
-                f"text is cut into {found['pieces']:.0f}.{blind}"
+                f"{found['seed']:.0f}, {found['num_references']:.0f} pieces of real texts, none of them a prompt"
+                f"{cut}.{blind}"
             )
     return notes
 

@@ -246,6 +246,8 @@ class EvaluationSettings:
             _check_at_least("seeds", seed, 0)
         _check_at_least("num_resamples", self.num_resamples, 100)
         _check_known("solvers", self.solvers, SOLVERS)
+        if "memorization" in self.metrics:
+            raise ValueError("`metrics`: memorization needs no entry, it has a column if there is a `training_text`")
         _check_known("metrics", self.metrics, METRICS)
         _check_known("dtype", [self.dtype], DTYPES)
         for mode in self.modes:
