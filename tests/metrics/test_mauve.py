@@ -80,6 +80,7 @@ def test_some_of_the_texts_have_all_their_pieces():
     assert np.array_equal(subset(cloud(7, 0, 0), np.array([2])).values, cloud(7, 0, 0).values[2:3])
 
 
+@pytest.mark.slow
 def test_leaving_out_half_says_how_much_sets_of_texts_scatter():
     """Texts of four pieces each that have much in common, at three distances from the real ones."""
     random = np.random.default_rng(0)
