@@ -135,9 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.markdown:
         Path(args.markdown).write_text(text + "\n", encoding="utf-8")
     if args.json:
-        options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        options["scale"] = dataclasses.asdict(args.scale)
-        write_json(args.json, options, [*quality, *cost])
+        write_json(args.json, {**vars(args), "scale": dataclasses.asdict(args.scale)}, [*quality, *cost])
 
 
 if __name__ == "__main__":

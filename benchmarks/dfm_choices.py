@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from transformers_fsdfm import FSDFMForDiffusionLM
 from transformers_fsdfm.trainer.arguments import DFMTrainingArguments
-from transformers_fsdfm.trainer.data import load_documents
+from transformers_fsdfm.trainer.data import as_source, load_documents
 from transformers_fsdfm.trainer.dfm_trainer import DFMTrainer
 from transformers_fsdfm.trainer.packing import pack_documents
 from transformers_fsdfm.trainer.recipes.tinystories import stages
@@ -95,7 +95,7 @@ def bits_per_byte(model: FSDFMForDiffusionLM, tokenizer_folder: Path, args: argp
     """The bound on the validation text, as `fsdfm pretrain` has it, with the recipe's times and noise."""
     stage = stage_of(RECIPE, args)
     tokenizer = load_tokenizer(str(tokenizer_folder))
-    documents = load_documents(args.validation_data)
+    documents = load_documents(as_source(args.validation_data))
     documents = documents.select(range(min(len(documents), VALIDATION_DOCUMENTS)))
     rows = pack_documents(documents, tokenizer, stage["block_size"])
     names = ("eval_num_times", "bf16", "per_device_eval_batch_size", "disable_tqdm", "report_to", "use_cpu")
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains and measures what is left, and prints the table."""
     args = parse_arguments(argv)
     for data in (args.train_data, args.validation_data):
-        load_documents(data)  # what is wrong with a file is said before anything is trained
+        load_documents(as_source(data))  # what is wrong with a file is said before anything is trained
     rows = []
     for choice in args.choices:
         folder = args.output_dir / re.sub("[^a-zA-Z0-9]+", "-", choice)
@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\n{describe_machine()}\n")
     print(markdown(rows))
     if args.json:
-        write_json(args.json, {**vars(args), "output_dir": str(args.output_dir)}, rows)
+        write_json(args.json, vars(args), rows)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from transformers.utils import logging
 from transformers_fsdfm import FSDFMForDiffusionLM
 from transformers_fsdfm.hub_configs import available_checkpoints, available_scorers
 from transformers_fsdfm.metrics.scorer import Scorer
-from transformers_fsdfm.trainer.data import load_documents
+from transformers_fsdfm.trainer.data import as_source, load_documents
 from transformers_fsdfm.trainer.recipes.tinystories import stages
 
 
@@ -102,7 +102,7 @@ def rows_of(
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains what is left, samples, and prints the table."""
     args = parse_arguments(argv)
-    load_documents(args.train_data)  # what is wrong with a file is said before anything is sampled
+    load_documents(as_source(args.train_data))  # what is wrong with a file is said before anything is sampled
     tokenizer = AutoTokenizer.from_pretrained(args.dfm)
     real = real_blocks(args.validation_data, tokenizer, args.length, args.num_texts)
     rows = [{"distillation": "real text", "steps": "", **measure(real, tokenizer, Scorer.load(args.scorer))}]
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\n{describe_machine()}\n")
     print(markdown(rows))
     if args.json:
-        write_json(args.json, {**vars(args), "output_dir": str(args.output_dir)}, rows)
+        write_json(args.json, vars(args), rows)
 
 
 if __name__ == "__main__":

@@ -62,4 +62,4 @@ def describe_machine() -> str:
 def write_json(path: str, options: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Machine, options and rows in one file."""
     content = {"machine": describe_machine(), "options": options, "rows": rows}
-    Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    Path(path).write_text(json.dumps(content, indent=2, default=os.fspath) + "\n", encoding="utf-8")

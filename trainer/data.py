@@ -6,9 +6,11 @@ From text to batches: documents -> tokens, EOS after each -> blocks of equal len
 resumed), [`tokenize_pairs`] does the same for prompts with completions and [`DataCollatorForDFM`] makes the batches.
 """
 
+import contextlib
 import glob
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,22 @@ def _document(lines: list[str]) -> Iterator[dict[str, str]]:
     text = "".join(lines).removesuffix("\n")  # that line break belongs to the separator
     if text.strip():
         yield {"text": text}
+
+
+def as_source(values: Sequence[str]) -> str | list[str]:
+    """The `source` of an option that takes several values: a list of files, or the only value, perhaps a dataset id."""
+    return values[0] if len(values) == 1 else list(values)
+
+
+@contextlib.contextmanager
+def source_called(name: str, *, aliases: Sequence[str] = ("source",)) -> Iterator[None]:
+    """Inside the `with` block, errors about a file or its text call the arguments `aliases` by another name."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        message = re.sub(f"`({'|'.join(aliases)})`", lambda match: name, str(error))
+        raise kind(message) from error
 
 
 def find_files(source: str | os.PathLike | list[str]) -> list[str] | None:

@@ -1,16 +1,15 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """From the data arguments of a script to the rows that a trainer takes."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from .data import DataCollatorForDFM, find_files, load_documents, tokenize_pairs
+from .data import DataCollatorForDFM, as_source, find_files, load_documents, source_called, tokenize_pairs
 from .packing import PackedStream, pack_documents
 from .script_arguments import DataArguments, FinetuningDataArguments
 
@@ -39,8 +38,8 @@ def check_sources(args: DataArguments) -> None:
     is_id = []
     for name in ("train_data", "validation_data"):
         if data := getattr(args, name):
-            with _source_called(f"--{name}"):
-                is_id.append(find_files(_source(data)) is None)
+            with source_called(f"--{name}"):
+                is_id.append(find_files(as_source(data)) is None)
     if args.train_split and not is_id[0]:
         raise ValueError("--train_split belongs to a dataset id, but --train_data is local files")
     if args.validation_split and not is_id[-1]:
@@ -53,27 +52,13 @@ def check_sources(args: DataArguments) -> None:
 def open_documents(args: DataArguments, training_args: TrainingArguments) -> Splits:
     """The documents (or pairs) to train and to evaluate on; every process gets the same."""
     with training_args.main_process_first(desc="reading the data"):
-        with _source_called("--train_data"):
-            train = _load(args, _source(args.train_data), args.train_split, args.streaming)
+        with source_called("--train_data"):
+            train = _load(args, as_source(args.train_data), args.train_split, args.streaming)
         validation = None
         if args.has_validation_source:
-            with _source_called("--validation_data" if args.validation_data else "--train_data"):
+            with source_called("--validation_data" if args.validation_data else "--train_data"):
                 validation = _load_validation(args)
     return Splits(train, validation)
-
-
-@contextlib.contextmanager
-def _source_called(option: str) -> Iterator[None]:
-    """Inside the `with` block, errors name what [`load_documents`] calls `source` by its option."""
-    try:
-        yield
-    except (FileNotFoundError, ValueError) as error:
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(str(error).replace("`source`", option)) from error
-
-
-def _source(data: list[str]) -> str | list[str]:
-    return data[0] if len(data) == 1 else data
 
 
 def _load(
@@ -87,7 +72,7 @@ def _load(
 
 def _load_validation(args: DataArguments) -> Dataset:
     """All of it at once, also of a stream: each evaluation is of the same rows."""
-    source = _source(args.validation_data or args.train_data)
+    source = as_source(args.validation_data or args.train_data)
     is_stream = args.streaming and find_files(source) is None
     documents = _load(args, source, args.validation_split or ID_VALIDATION_SPLIT, is_stream)
     if not is_stream:

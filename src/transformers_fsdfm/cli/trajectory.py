@@ -117,10 +117,10 @@ def _texts(data: list[str], tokenizer: "PreTrainedTokenizerBase", length: int, n
     import numpy as np
     import torch
 
-    from ..trainer.data import load_documents
+    from ..trainer.data import as_source, load_documents
     from ..trainer.packing import pack_documents
 
-    blocks = pack_documents(load_documents(data if len(data) > 1 else data[0]), tokenizer, length)
+    blocks = pack_documents(load_documents(as_source(data)), tokenizer, length)
     if len(blocks) < num_texts:
         raise ValueError(
             f"`data` has {len(blocks)} blocks of {length} tokens, fewer than `num_texts` ({num_texts}): give more "

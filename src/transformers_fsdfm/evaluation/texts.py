@@ -1,9 +1,6 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """The reference text as blocks of tokens, and tokens as text that a scorer can read."""
 
-import contextlib
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -49,11 +46,11 @@ def reference_blocks(
     Raises:
         `FileNotFoundError`, `ValueError`: if there is no such file, or it has no text; they name it `reference`.
     """
-    from ..trainer.data import load_documents
+    from ..trainer.data import as_source, load_documents, source_called
     from ..trainer.packing import pack_documents
 
-    with _source_called("reference"):
-        documents = load_documents(list(sources) if len(sources) > 1 else sources[0])
+    with source_called("`reference`", aliases=("source", "documents")):
+        documents = load_documents(as_source(sources))
         blocks = pack_documents(documents, tokenizer, length)
     chosen = np.random.default_rng(BLOCK_SEED).permutation(len(blocks))[:num_blocks]
     return np.stack([blocks[int(number)]["input_ids"] for number in chosen]).astype(np.int64)
@@ -69,24 +66,14 @@ def training_index(sources: list[str], tokenizer: PreTrainedTokenizerBase) -> Ng
     Raises:
         `FileNotFoundError`, `ValueError`: if there is no such file, or it has no text; they name it `training_text`.
     """
-    from ..trainer.data import load_documents
+    from ..trainer.data import as_source, load_documents, source_called
     from ..trainer.packing import tokenize
 
-    with _source_called("training_text"):
-        documents = load_documents(list(sources) if len(sources) > 1 else sources[0])
+    with source_called("`training_text`", aliases=("source", "training")):
+        documents = load_documents(as_source(sources))
         if "text" not in documents.column_names:
             raise ValueError(f"`source` {', '.join(sources)} has no column text, but {documents.column_names}")
         return NgramIndex(tokenize(list(documents["text"]), tokenizer, special_tokens_in_text=False))
-
-
-@contextlib.contextmanager
-def _source_called(name: str) -> Iterator[None]:
-    """Inside the `with` block, errors name what is read as the setting that it is of."""
-    try:
-        yield
-    except (FileNotFoundError, ValueError) as error:
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(re.sub("`(source|documents|training)`", f"`{name}`", str(error))) from error
 
 
 def mark_text(tokenizer: PreTrainedTokenizerBase, token_ids: np.ndarray, editable: np.ndarray) -> MarkedText:
