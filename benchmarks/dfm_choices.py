@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import describe_machine, markdown, write_json
+from reporting import finish
 from transformers.utils import logging
 
 from transformers_fsdfm import FSDFMForDiffusionLM
@@ -142,10 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if choice == RECIPE:
             average = mean_weights(sorted(folder.glob("checkpoint-*")))  # those that are kept, the last ones
             rows.append({**rows[-1], "choice": AVERAGE, "bits per byte": bits_per_byte(average, folder, args)})
-    print(f"\n{describe_machine()}\n")
-    print(markdown(rows))
-    if args.json:
-        write_json(args.json, vars(args), rows)
+    finish(rows, vars(args))
 
 
 if __name__ == "__main__":

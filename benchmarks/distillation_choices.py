@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reporting import describe_machine, markdown, write_json
+from reporting import finish
 from sampling_settings import measure, real_blocks, sample
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -111,10 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = args.output_dir / re.sub("[^a-zA-Z0-9]+", "-", choice)
         stages.run_recipe({folder.name: stage_of(choice, args)}, args.train_data, None, args.output_dir)
         rows += rows_of(choice, folder, FEW_STEPS, tokenizer, args)
-    print(f"\n{describe_machine()}\n")
-    print(markdown(rows))
-    if args.json:
-        write_json(args.json, vars(args), rows)
+    finish(rows, vars(args))
 
 
 if __name__ == "__main__":

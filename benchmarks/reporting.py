@@ -59,6 +59,14 @@ def describe_machine() -> str:
     return f"{name} ({torch.backends.cpu.get_cpu_capability()}), {threads}, {versions}"
 
 
+def finish(rows: Sequence[dict[str, Any]], options: dict[str, Any]) -> None:
+    """The end of a script: prints machine and table, and writes the file that its option `json` names."""
+    print(f"\n{describe_machine()}\n")
+    print(markdown(rows))
+    if options["json"]:
+        write_json(options["json"], options, rows)
+
+
 def write_json(path: str, options: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Machine, options and rows in one file."""
     content = {"machine": describe_machine(), "options": options, "rows": rows}
