@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ablation.claim_folder()
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    num_left = work(ablation.jobs(), TimeLimit(args.max_hours), args.output_dir / ".locks")
+    num_left = work(ablation.jobs(), TimeLimit(args.max_hours), args.output_dir)
     if num_left:
         print(f"{num_left} pieces of work are left; the same command goes on with them")
     results = ablation.results()

@@ -75,14 +75,14 @@ class TimeLimit:
         self._longest[kind] = max(self._longest.get(kind, 0), clock.perf_counter() - start)
 
 
-def work(jobs: Sequence[Job], limit: TimeLimit, locks: Path) -> int:
+def work(jobs: Sequence[Job], limit: TimeLimit, folder: Path) -> int:
     """
     Does what is not done yet, as far as time allows; how many pieces are left.
 
     What another process is at, or waits for, is come back to, so that all that is left at the end was left for time.
 
     Args:
-        locks (`Path`): folder of a file for each piece that is being done.
+        folder (`Path`): of the run; `.locks` in it has a file for each piece that is being done.
     """
     is_waiting = False
     while left := [(number, job) for number, job in enumerate(jobs, start=1) if not job.path.exists()]:
@@ -91,7 +91,7 @@ def work(jobs: Sequence[Job], limit: TimeLimit, locks: Path) -> int:
             if not limit.allows(job.kind):
                 return sum(not job.path.exists() for job in jobs)
             if not job.path.exists() and all(path.exists() for path in job.needs):
-                num_done += _do_alone(job, f"[{number}/{len(jobs)}]", limit, locks)
+                num_done += _do_alone(job, f"[{number}/{len(jobs)}]", limit, folder)
         if not num_done:
             if not is_waiting:
                 print("waiting for what other processes are at", flush=True)
@@ -100,11 +100,10 @@ def work(jobs: Sequence[Job], limit: TimeLimit, locks: Path) -> int:
     return 0
 
 
-def _do_alone(job: Job, label: str, limit: TimeLimit, locks: Path) -> bool:
+def _do_alone(job: Job, label: str, limit: TimeLimit, folder: Path) -> bool:
     """Does a piece, unless another process is at it or has done it; whether it was done here."""
     name = f"{job.kind}-{job.name}".replace(" ", "-").replace(",", "")
-    locks.mkdir(exist_ok=True)
-    lock = FileLock(locks / name)
+    lock = _lock(folder, name)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -119,6 +118,12 @@ def _do_alone(job: Job, label: str, limit: TimeLimit, locks: Path) -> bool:
         return True
     finally:
         lock.release()
+
+
+def _lock(folder: Path, name: str) -> FileLock:
+    locks = folder / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,16 +309,17 @@ class Ablation:
             "validation_data": _digest(self.validation_data),
             **{f"training {name}": training.settings(self.scale) for name, training in TRAININGS.items()},
         }
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        changed = [name for name in known.keys() & settings.keys() if known[name] != settings[name]]
-        if changed:
-            raise ValueError(
-                f"--output-dir {self.folder} was begun with other settings ({', '.join(sorted(changed))}); go on with "
-                "those, or choose another folder"
-            )
-        if known != (merged := {**known, **settings}):
-            with written_whole(path) as unfinished:
-                unfinished.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
+        with _lock(self.folder, "settings"):  # several processes may begin at the same moment
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            changed = [name for name in known.keys() & settings.keys() if known[name] != settings[name]]
+            if changed:
+                raise ValueError(
+                    f"--output-dir {self.folder} was begun with other settings ({', '.join(sorted(changed))}); go on "
+                    "with those, or choose another folder"
+                )
+            if known != (merged := {**known, **settings}):
+                with written_whole(path) as unfinished:
+                    unfinished.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:

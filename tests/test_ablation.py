@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -502,9 +504,19 @@ class TestRun:
         assert sorted(int(line[1 : line.index("/")]) for lines in begun for line in lines) == list(range(1, 18))
         assert all(begun)
         assert all("| rk2 | 8 | 2 |" in output for output, _ in outputs)
-        assert not list((tmp_path / "shared" / ".locks").iterdir())
+        assert [path.name for path in (tmp_path / "shared" / ".locks").iterdir()] == ["settings"]
         for variant in CHOSEN:
             assert sampled_ids(ablation, tmp_path / "shared", variant) == sampled_ids(ablation, run.folder, variant)
+
+    def test_a_folder_can_be_claimed_by_many_at_once(self, run, ablation, tmp_path, monkeypatch):
+        monkeypatch.setattr("os.fsync", lambda _: time.sleep(0.05))  # a slow disk: all are at it together
+        args = ablation.parse_arguments([*run.options, "--output-dir", str(tmp_path / "new")])
+        runs = [ablation.Ablation(args.output_dir, args.data, args.validation_data, args.scale, (0,), ())] * 4
+        with ThreadPoolExecutor(len(runs)) as pool:
+            list(pool.map(ablation.Ablation.claim_folder, runs))  # raises what one of them raised
+        settings = json.loads((tmp_path / "new" / "settings.json").read_text(encoding="utf-8"))
+        assert settings["steps"] == args.scale.steps
+        assert not list((tmp_path / "new").glob("*.unfinished"))
 
     def test_a_training_that_fails_leaves_nothing(self, run, ablation, monkeypatch):
         options = [*run.options[: -len(CHOSEN)], "full", "weighted-steps"]
