@@ -117,6 +117,19 @@ class TestSteps:
         assert steps[-1] == pytest.approx(steps[-2])
         assert steps[-1] > steps[0]
 
+    def test_the_network_is_told_of_no_step_below_the_smallest(self, model):
+        calls = RecordedCalls(model)
+        grid = [0.0, 0.5, 0.625, 0.75, 0.875, 1.0]
+        out = run(model, num_steps=5, time_grid=grid, min_step_size=0.25, num_return_sequences=8)
+        assert out.time_grid == grid  # what the steps are does not change
+        assert calls.column("time") == grid[:-1]
+        assert calls.column("step_size") == [0.5, 0.25, 0.25, 0.25, 0.125]
+
+    def test_a_network_that_is_not_told_the_step_size_has_no_smallest_one(self):
+        model = tiny_model(step_size_conditioning=False)
+        with pytest.raises(ValueError, match="`min_step_size` means nothing"):
+            run(model, num_steps=4, min_step_size=0.5)
+
     def test_spread_candidates_do_not_change_side_by_side(self, model):
         settings = {"num_steps": 8, "output_history": True, "num_return_sequences": 4}
         gaps = {}
@@ -637,6 +650,7 @@ BAD_INPUTS = {
     "grid of words": (ValueError, "`time_grid`", {"time_grid": "linear"}),
     "shift of zero": (ValueError, "`time_shift`", {"time_shift": 0}),
     "spread by a word": (ValueError, "`spread_candidates`", {"spread_candidates": "evenly"}),
+    "smallest step of zero": (ValueError, "`min_step_size` must be in", {"min_step_size": 0}),
     "shift beside a grid": (ValueError, "`time_shift`.*`time_grid`", {"time_grid": [0.0, 1.0], "time_shift": 2.0}),
     "grid against steps": (ValueError, "`num_steps`.*`time_grid`", {"time_grid": [0.0, 1.0], "num_steps": 3}),
     "mask of another shape": (ValueError, "`editable_mask`", {"editable_mask": torch.ones(1, 9, dtype=torch.bool)}),

@@ -61,6 +61,10 @@ class FSDFMGenerationConfig(GenerationConfig):
             way round. The k-th of S steps ends at `t = time_shift * u / (1 + (time_shift - 1) * u)` with `u = k / S`:
             the first step is `time_shift` times as long as an equal one, the last about `1 / time_shift` times (the
             shift of continuous flow matching, Esser et al. 2024, eq. 23, seen from the data).
+        min_step_size (`float`, *optional*):
+            The network of an FS-DFM is told of no smaller step size, except by what is left up to t = 1. Its posteriors
+            are the sharper the larger the step size, for so was its teacher; with this, small steps have the posterior
+            of a larger one too. No effect on steps that are as large.
         max_time (`float`, *optional*):
             Seconds that sampling may take. After every step the rest of the grid is planned anew from the time that the
             step took; at least one step to t = 1 is always made.
@@ -136,9 +140,13 @@ class FSDFMGenerationConfig(GenerationConfig):
         ),
     }
     # Those that change the law of the text, at a given number of steps.
-    _sampling = ("solver", "time_shift", "spread_candidates", "temperature", "final_temperature", "top_k", "top_p")
+    _sampling = (
+        *("solver", "time_shift", "min_step_size", "spread_candidates"),
+        *("temperature", "final_temperature", "top_k", "top_p"),
+    )
     _fields = (
-        *("max_length", "max_new_tokens", "num_steps", "time_grid", "max_time", "final_temperature", "top_k", "top_p"),
+        *("max_length", "max_new_tokens", "num_steps", "time_grid", "min_step_size", "max_time"),
+        *("final_temperature", "top_k", "top_p"),
         *("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"),
         *_defaults,
     )
@@ -148,6 +156,7 @@ class FSDFMGenerationConfig(GenerationConfig):
     time_grid: Any
     solver: Any
     time_shift: Any
+    min_step_size: Any
     spread_candidates: Any
     final_temperature: Any
     mask_token_id: Any
@@ -213,8 +222,10 @@ class FSDFMGenerationConfig(GenerationConfig):
             _is_number(self.final_temperature) and 0 <= self.final_temperature < math.inf
         ):
             raise ValueError(f"`final_temperature` must be a number >= 0, but got {self.final_temperature!r}")
-        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise ValueError(f"`top_p` must be in (0, 1], but got {self.top_p!r}")
+        for name in ("top_p", "min_step_size"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value <= 1):
+                raise ValueError(f"`{name}` must be in (0, 1], but got {value!r}")
         if self.solver is not None and self.solver not in SOLVERS:
             raise ValueError(f"`solver` must be one of {SOLVERS}, but got {self.solver!r}")
         if self.spread_candidates not in (None, False, True):
@@ -583,10 +594,11 @@ class FSDFMGenerationMixin:
         positions = [row.nonzero()[:, 0] + number * width for number, row in enumerate(can_move.cpu())]
         candidates = plan_candidates(positions, hazard, canvas.generators, only_once, config.spread_candidates)
         row, column = candidates.position // width, candidates.position % width
+        step_size = torch.maximum(grid.diff(), (1 - grid[:-1]).clamp_max(config.min_step_size or 0))
         return _StepPlan(
             time_grid=time_grid,
             time=grid[:-1].to(device, torch.float32),
-            step_size=grid.diff().to(device, torch.float32),
+            step_size=step_size.to(device, torch.float32),
             hazard=hazard.to(device),
             candidates=CandidatePlan(
                 candidates.position.to(device), candidates.uniform.to(device), candidates.step_offset
@@ -689,6 +701,8 @@ class FSDFMGenerationMixin:
             )
         if {"time_shift", "time_grid"} <= explicit:
             raise ValueError("`time_shift` means nothing beside a `time_grid`, which has all times already")
+        if "min_step_size" in explicit and not self.config.step_size_conditioning:
+            raise ValueError("`min_step_size` means nothing to a model whose network is not told the step size")
         stored = copy.copy(self.generation_config)
         if "num_steps" in explicit:
             stored.time_grid = None
