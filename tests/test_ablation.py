@@ -531,7 +531,7 @@ class TestRun:
         options[options.index("--json") + 1] = str(tmp_path / "json")
         ablation.main([*options, "--max-hours", "1e-12"])
         assert "17 pieces of work are left" in capsys.readouterr().out
-        assert [path.name for path in (tmp_path / "other").iterdir()] == ["settings.json"]
+        assert {path.name for path in (tmp_path / "other").iterdir()} == {"settings.json", ".locks"}
         assert not (tmp_path / "json").exists()
 
     def test_tables_of_an_incomplete_run_say_so(self, run, ablation, capsys):
