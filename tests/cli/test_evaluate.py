@@ -71,6 +71,7 @@ def test_without_options_everything_is_the_default_of_the_library(run, arguments
         "top_k",
         "top_p",
         "time_shift",
+        "min_step_size",
         "spread_candidates",
         "device",
         "dtype",
@@ -100,6 +101,8 @@ def test_options_reach_the_library(run, arguments, seen):
         "0.7",
         "--time-shift",
         "2",
+        "--min-step-size",
+        "0.5",
         "--no-spread",
         "--no-sample",
         "--device",
@@ -119,7 +122,8 @@ def test_options_reach_the_library(run, arguments, seen):
     assert (own.system_options, own.trust_remote_code) == ({"block_length": 32}, True)
     assert (own.num_samples, own.length, own.batch_size, own.num_resamples) == (30, 100, 5, 500)
     assert (own.equivalence_margin, own.confidence) == (0.1, 0.9)
-    assert (own.temperature, own.final_temperature, own.top_k, own.top_p, own.time_shift) == (0.8, 0, 9, 0.7, 2)
+    assert (own.temperature, own.final_temperature, own.top_k, own.top_p) == (0.8, 0, 9, 0.7)
+    assert (own.time_shift, own.min_step_size) == (2, 0.5)
     assert own.spread_candidates is False
     assert (own.device, own.dtype, seen["sample"]) == ("cpu", "bfloat16", False)
 

@@ -62,6 +62,7 @@ def test_json_for_machines(generate, checkpoint):
     assert record["sampling"] == {
         "solver": "cumulative_scalar",
         "time_shift": 1.0,
+        "min_step_size": None,
         "spread_candidates": False,
         "temperature": 1.0,
         "final_temperature": 0.9,
@@ -95,6 +96,7 @@ def test_json_for_machines(generate, checkpoint):
         (["--top-k", 5], {"top_k": 5}),
         (["--top-p", 0.9], {"top_p": 0.9}),
         (["--time-shift", 3], {"time_shift": 3.0}),
+        (["--min-step-size", 0.25], {"min_step_size": 0.25}),
         (["--spread"], {"spread_candidates": True}),
         (["--spread-candidates"], {"spread_candidates": True}),
         (["--no-spread"], {"spread_candidates": False}),

@@ -34,7 +34,8 @@ def test_json_has_everything(run, checkpoint):
         "num_steps": 8,
         "sampling": {
             **dict.fromkeys(("final_temperature", "top_k", "top_p")),
-            **{"solver": "cumulative_scalar", "time_shift": 1.0, "spread_candidates": False, "temperature": 1.0},
+            **{"solver": "cumulative_scalar", "time_shift": 1.0, "min_step_size": None},
+            **{"spread_candidates": False, "temperature": 1.0},
         },
         "source_distribution": "uniform",
         "schedule": "linear",

@@ -93,13 +93,15 @@ def test_pictures_are_written(timeline, tmp_path):
 def test_options_reach_generate(timeline, calls):
     options = [
         *("--temperature", 0.7, "--final-temperature", 0.6, "--top-k", 40, "--top-p", 0.9, "--time-shift", 2),
-        *("--spread", "--solver", "euler", "--max-new-tokens", 5, "--steps", 3, "--dtype", "bfloat16"),
+        *("--min-step-size", 0.5, "--spread", "--solver", "euler"),
+        *("--max-new-tokens", 5, "--steps", 3, "--dtype", "bfloat16"),
     ]
     code, out, error = timeline(PROMPT, *options, "--device", "cpu")
     assert code == 0, error
     (call,) = calls
     expected = {"temperature": 0.7, "final_temperature": 0.6, "top_k": 40, "top_p": 0.9, "time_shift": 2.0}
-    expected |= {"spread_candidates": True, "solver": "euler", "max_new_tokens": 5, "num_steps": 3}
+    expected |= {"min_step_size": 0.5, "spread_candidates": True, "solver": "euler"}
+    expected |= {"max_new_tokens": 5, "num_steps": 3}
     assert {name: call[name] for name in expected} == expected
     counts = [int(number) for number in re.findall(r"^ \d  step \d +(\d+)", out, re.MULTILINE)]
     assert sum(counts) <= 5
@@ -142,6 +144,7 @@ def test_no_prompt_writes_a_whole_block(timeline, calls):
 def test_models_run_side_by_side(timeline, others, calls, tmp_path):
     path = tmp_path / "race.html"
     options = ["--dfm", others / "dfm", "--ar", others / "gpt", "--steps", 2, "--max-new-tokens", 6]
+    options += ["--min-step-size", 0.25]  # which means nothing to the DFM
     code, _, error = timeline(PROMPT, *options, "--out", path)
     assert code == 0, error
     html = path.read_text(encoding="utf-8")

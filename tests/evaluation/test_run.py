@@ -167,11 +167,17 @@ def test_time_is_that_of_whole_batches_after_a_first_generation(make, world, tmp
 
 def test_sampling_settings_reach_generate(make, world, count_generations):
     options = {"temperature": 0.7, "final_temperature": 0.0, "top_k": 5, "top_p": 0.9, "time_shift": 2.0}
-    options["spread_candidates"] = True
+    options |= {"min_step_size": 0.75, "spread_candidates": True}
     evaluate_models(make(models=[str(world.fsdfm)], steps=(2,), solvers=("euler",), seeds=(0,), length=12, **options))
     for call in count_generations:
         assert {name: call[name] for name in options} == options
         assert (call["solver"], call["num_steps"], call["max_new_tokens"]) == ("euler", 2, 12)
+
+
+def test_a_model_without_step_sizes_samples_as_without_the_smallest_one(make, world, count_generations):
+    models = [str(world.fsdfm), str(world.dfm)]
+    evaluate_models(make(models=models, steps=(2,), seeds=(0,), min_step_size=0.75))
+    assert {call.get("min_step_size") for call in count_generations} == {0.75, None}
 
 
 def test_files_can_be_read_with_datasets(make, world, tmp_path):
@@ -214,6 +220,7 @@ def test_more_steps_seeds_and_models_add_only_what_is_missing(make, world, tmp_p
         {"top_k": 3},
         {"top_p": 0.5},
         {"time_shift": 3.0},
+        {"min_step_size": 0.75},
         {"spread_candidates": True},
         {"length": 10},
         {"num_samples": 21},

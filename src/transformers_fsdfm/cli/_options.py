@@ -51,6 +51,14 @@ TimeShiftOption = Annotated[
     float | None,
     typer.Option("--time-shift", metavar="X", help="Above 1: smaller steps at the end, larger ones at the beginning."),
 ]
+MinStepSizeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-step-size",
+        metavar="X",
+        help="The network is told of no smaller step than X. By default the checkpoint's, if any.",
+    ),
+]
 SpreadOption = Annotated[
     bool | None,
     typer.Option(

@@ -132,6 +132,7 @@ def evaluate(
     top_k: options.TopKOption = None,
     top_p: options.TopPOption = None,
     time_shift: options.TimeShiftOption = None,
+    min_step_size: options.MinStepSizeOption = None,
     spread: options.SpreadOption = None,
     trajectory: Annotated[
         bool, typer.Option("--trajectory", hidden=True, is_eager=True, callback=_refuse_trajectory)
@@ -193,6 +194,7 @@ def evaluate(
         top_k=top_k,
         top_p=top_p,
         time_shift=time_shift,
+        min_step_size=min_step_size,
         spread_candidates=spread,
         device=device,
         dtype=dtype.value,

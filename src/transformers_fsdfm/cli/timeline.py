@@ -44,6 +44,7 @@ def timeline(
     top_k: options.TopKOption = None,
     top_p: options.TopPOption = None,
     time_shift: options.TimeShiftOption = None,
+    min_step_size: options.MinStepSizeOption = None,
     spread: options.SpreadOption = None,
     solver: options.SolverOption = None,
     seed: options.SeedOption = None,
@@ -83,6 +84,7 @@ def timeline(
         top_k=top_k,
         top_p=top_p,
         time_shift=time_shift,
+        min_step_size=min_step_size,
         spread_candidates=spread,
         solver=solver,
     )
@@ -95,7 +97,8 @@ def timeline(
     flows = [(load(model, **place), settings | steps)]
     if dfm is not None:
         with _named_as("dfm"):
-            flows.append((load(dfm, **place), settings))
+            undistilled = {name: value for name, value in settings.items() if name != "min_step_size"}
+            flows.append((load(dfm, **place), undistilled))
     lanes = [_run_flow(*loaded, prompt, own, seed, warm_up=is_race) for loaded, own in flows]
     if ar is not None:
         num_new = max_new_tokens or sum(lanes[0].counts)

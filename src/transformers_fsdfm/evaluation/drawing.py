@@ -169,6 +169,8 @@ class FlowWriter:
         for name in SAMPLING:
             if (value := getattr(self.settings, name)) is not None:
                 options[name] = value
+        if not self.model.config.step_size_conditioning:
+            options.pop("min_step_size", None)
         # Each sequence has random numbers of its own, the same for all models, solvers, steps and batch sizes.
         return self.model.generate(
             **inputs,

@@ -27,7 +27,10 @@ METRICS = (
     "infilling_accuracy",
     "likelihood_bound",
 )
-SAMPLING = ("temperature", "final_temperature", "top_k", "top_p", "time_shift", "spread_candidates")  # of `generate`
+SAMPLING = (  # of `generate`
+    *("temperature", "final_temperature", "top_k", "top_p"),
+    *("time_shift", "min_step_size", "spread_candidates"),
+)
 DTYPES = ("float32", "bfloat16", "float16")
 MASK_SEED = 20624  # of the positions kept in infilling, the same in every report
 
@@ -161,9 +164,10 @@ class EvaluationSettings:
             Tokens of a sequence, prompt included; the shortest trained length of the models if not set.
         batch_size (`int`, *optional*, defaults to 16):
             Sequences sampled at once. Seconds are those of whole batches.
-        temperature, final_temperature, top_p, time_shift (`float`, *optional*), top_k (`int`, *optional*), \
-        spread_candidates (`bool`, *optional*):
-            As in `generate`; each model's own if not set.
+        temperature, final_temperature, top_p, time_shift, min_step_size (`float`, *optional*), \
+        top_k (`int`, *optional*), spread_candidates (`bool`, *optional*):
+            As in `generate`; each model's own if not set. `min_step_size` is for models that are told their step size,
+            others sample as without it.
         device (`str`, *optional*):
             Accelerate's choice if not set.
         dtype (`str`, *optional*, defaults to `"float32"`):
@@ -212,6 +216,7 @@ class EvaluationSettings:
     top_k: int | None = None
     top_p: float | None = None
     time_shift: float | None = None
+    min_step_size: float | None = None
     spread_candidates: bool | None = None
     device: str | None = None
     dtype: str = "float32"
