@@ -600,6 +600,36 @@ class TestPrecision:
         compiled = torch.compile(model, backend="aot_eager")
         assert torch.equal(run(compiled, PROMPT).sequences, run(model, PROMPT).sequences)
 
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_on_a_cpu_few_rows_at_a_time_give_the_same_texts(self, model, monkeypatch, solver):
+        prompt = PROMPT.expand(5, -1)
+        attention_mask = (torch.arange(10) >= torch.tensor([[0], [3], [1], [0], [2]])).long()
+        settings = {"attention_mask": attention_mask, "num_steps": 40, "solver": solver, "top_k": 20}
+        expected = run(model, prompt, **settings)
+        monkeypatch.setattr(generation, "CPU_ACTIVATION_BYTES", 2 * 4 * model.config.intermediate_size * 32)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        shapes = []
+        model.model.register_forward_pre_hook(
+            lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+        )
+        found = run(model, prompt, **settings)
+        assert torch.equal(found.sequences, expected.sequences)
+        assert torch.equal(found.last_changed_step, expected.last_changed_step)
+        assert found.num_function_evaluations == expected.num_function_evaluations <= 40
+        width = expected.sequences.shape[1]
+        assert set(shapes) == {(32 * 2 // width, width), (1, width)}
+
+    def test_rows_in_which_nobody_can_move_need_no_network(self, model, monkeypatch):
+        monkeypatch.setattr(generation, "CPU_ACTIVATION_BYTES", 0)
+        rows = []
+        model.model.register_forward_pre_hook(
+            lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+        )
+        found = run(model, num_steps=400, num_return_sequences=4, output_history=True)
+        moved = sum((before != after).any(-1).sum() for before, after in itertools.pairwise(found.history))
+        assert set(rows) == {1}
+        assert moved <= len(rows) < 2 * found.num_function_evaluations
+
     def test_many_candidates_go_through_the_head_in_pieces(self, model, monkeypatch):
         expected = run(model, num_return_sequences=3).sequences
         monkeypatch.setitem(generation.WORKSPACE_BYTES, "cpu", 5 * 8 * 32)

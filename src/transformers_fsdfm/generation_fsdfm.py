@@ -34,6 +34,9 @@ logger = logging.get_logger(__name__)
 
 # The head runs on so many candidates at once that their float32 posteriors fill about this much memory.
 WORKSPACE_BYTES = {"cpu": 2**25, "accelerator": 2**28}
+# On a CPU the network runs on so many rows at once that the widest activations of each thread fill about this much of
+# its cache. An accelerator takes all of them.
+CPU_ACTIVATION_BYTES = 2**22
 FINAL_TIME = 0.75  # where `final_temperature` begins
 
 
@@ -282,7 +285,8 @@ class FSDFMGenerationOutput(ModelOutput):
         time_grid (`list[float]` of length `steps + 1`):
             The time reached after every step, 0 in front. Texts longer than the model start again for each window.
         num_function_evaluations (`int`):
-            How often the network ran. Steps in which no position can move need no network and are not counted.
+            In how many steps the network ran. Steps in which no position can move need no network and are not counted;
+            on a CPU, which takes few rows at a time, nor do single rows need it.
     """
 
     sequences: Tensor
@@ -339,9 +343,11 @@ class _StepPlan:
     time: Tensor  # (steps,), float32, on the device
     step_size: Tensor  # (steps,), float32
     hazard: Tensor  # (steps,), float64
-    candidates: CandidatePlan  # positions in the flattened window
+    candidates: CandidatePlan  # positions in the flattened window; those of a step are sorted by row
     canvas_position: Tensor  # (events,): the same positions in the flattened canvas
-    padding: dict[str, Any]  # what the backbone needs to know of it; nothing without padding
+    blocks: list[slice]  # the rows that the network sees at once
+    block_offset: list[int]  # (steps * blocks + 1,): block b owns in step s the events from s * blocks + b on
+    padding: list[dict[str, Any]]  # of each block, what the backbone needs to know of it; nothing without padding
 
     @property
     def num_steps(self) -> int:
@@ -354,12 +360,12 @@ class _StepPlan:
     def num_candidates(self, step: int) -> int:
         return self.candidates.step_offset[step + 1] - self.candidates.step_offset[step]
 
-    def chunks(self, step: int, size: int) -> Iterator[slice]:
-        """The candidates of a step in equal pieces of at most `size`."""
-        first, last = self.candidates.step_offset[step : step + 2]
-        pieces = -(-(last - first) // size)
-        bounds = [first + (last - first) * piece // pieces for piece in range(pieces + 1)]
-        return itertools.starmap(slice, itertools.pairwise(bounds))
+    def moving_blocks(self, step: int) -> Iterator[tuple[slice, dict[str, Any], slice]]:
+        """Rows, padding and candidates of the blocks in which anybody can move."""
+        bounds = self.block_offset[step * len(self.blocks) : (step + 1) * len(self.blocks) + 1]
+        for rows, padding, (first, last) in zip(self.blocks, self.padding, itertools.pairwise(bounds), strict=True):
+            if first < last:
+                yield rows, padding, slice(first, last)
 
 
 class FSDFMGenerationMixin:
@@ -556,29 +562,32 @@ class FSDFMGenerationMixin:
         workspace: Tensor,
     ) -> None:
         """Runs the backbone on the window, the head on the step's candidates alone, and lets them jump."""
-        ids = canvas.ids[:, window.start : window.end].clone()
-        attended = canvas.attended if plan.padding else None
-        hidden_states = self.model(
-            input_ids=ids if attended is None else ids.where(attended[:, window.start : window.end], 0),
-            time=plan.time[step : step + 1],
-            step_size=plan.step_size[step : step + 1] if self.config.step_size_conditioning else None,
-            **plan.padding,
-        ).last_hidden_state
-        canvas.num_function_evaluations += 1
         is_greedy = plan.is_final(step) and config.final_temperature == 0
-        for events in plan.chunks(step, len(workspace)):
-            position = plan.candidates.position[events]
-            logits = self.lm_head(hidden_states.flatten(0, 1)[position])
-            if processors:
-                # transformers asks for `LongTensor`, a type that no operation on tensors is declared to give.
-                logits = processors(ids[position // ids.shape[1]], logits)  # type: ignore[arg-type]
-            current_ids = ids.flatten()[position]
-            if is_greedy:
-                next_ids = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
-            else:
-                uniform = plan.candidates.uniform[events]
-                next_ids = jump_candidates(config.solver, logits, current_ids, plan.hazard[step], uniform, workspace)
-            canvas.write(plan.canvas_position[events], current_ids, next_ids)
+        for rows, padding, block_events in plan.moving_blocks(step):
+            ids = canvas.ids[rows, window.start : window.end].clone()
+            attended = canvas.attended if padding else None
+            hidden_states = self.model(
+                input_ids=ids if attended is None else ids.where(attended[rows, window.start : window.end], 0),
+                time=plan.time[step : step + 1],
+                step_size=plan.step_size[step : step + 1] if self.config.step_size_conditioning else None,
+                **padding,
+            ).last_hidden_state
+            for events in _equal_pieces(block_events, len(workspace)):
+                position = plan.candidates.position[events] - rows.start * ids.shape[1]
+                logits = self.lm_head(hidden_states.flatten(0, 1)[position])
+                if processors:
+                    # transformers asks for `LongTensor`, a type that no operation on tensors is declared to give.
+                    logits = processors(ids[position // ids.shape[1]], logits)  # type: ignore[arg-type]
+                current_ids = ids.flatten()[position]
+                if is_greedy:
+                    next_ids = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
+                else:
+                    uniform = plan.candidates.uniform[events]
+                    next_ids = jump_candidates(
+                        config.solver, logits, current_ids, plan.hazard[step], uniform, workspace
+                    )
+                canvas.write(plan.canvas_position[events], current_ids, next_ids)
+        canvas.num_function_evaluations += 1
 
     def _plan_steps(
         self, canvas: _Canvas, window: _Window, time_grid: list[float], config: FSDFMGenerationConfig
@@ -594,6 +603,7 @@ class FSDFMGenerationMixin:
         positions = [row.nonzero()[:, 0] + number * width for number, row in enumerate(can_move.cpu())]
         candidates = plan_candidates(positions, hazard, canvas.generators, only_once, config.spread_candidates)
         row, column = candidates.position // width, candidates.position % width
+        blocks = self._row_blocks(window)
         step_size = torch.maximum(grid.diff(), (1 - grid[:-1]).clamp_max(config.min_step_size or 0))
         return _StepPlan(
             time_grid=time_grid,
@@ -604,14 +614,25 @@ class FSDFMGenerationMixin:
                 candidates.position.to(device), candidates.uniform.to(device), candidates.step_offset
             ),
             canvas_position=(row * canvas.ids.shape[1] + window.start + column).to(device),
-            padding=self._padding_inputs(canvas, window),
+            blocks=blocks,
+            block_offset=_block_offset(row, candidates.step_offset, blocks),
+            padding=[self._padding_inputs(canvas, window, rows) for rows in blocks],
         )
 
-    def _padding_inputs(self, canvas: _Canvas, window: _Window) -> dict[str, Any]:
+    def _row_blocks(self, window: _Window) -> list[slice]:
+        """All rows at once on an accelerator; few of them on a CPU, whose caches are small."""
+        num_rows, width = window.editable.shape
+        if self.device.type == "cpu":
+            size = max(1, CPU_ACTIVATION_BYTES * torch.get_num_threads() // (4 * self.config.intermediate_size * width))
+        else:
+            size = num_rows
+        return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+    def _padding_inputs(self, canvas: _Canvas, window: _Window, rows: slice) -> dict[str, Any]:
         """The attention mask in the form that the attention takes, made once: making it waits for the device."""
         if canvas.attended is None:
             return {}
-        attended = canvas.attended[:, window.start : window.end].long()
+        attended = canvas.attended[rows, window.start : window.end].long()
         shape_and_dtype = torch.empty((), dtype=self.dtype, device=self.device).expand(*attended.shape, 1)
         mask = create_bidirectional_mask(self.config, inputs_embeds=shape_and_dtype, attention_mask=attended)
         return {"attention_mask": mask, "position_ids": (attended.cumsum(-1) - 1).clamp_min(0)}
@@ -948,6 +969,22 @@ def _windows(editable: Tensor, width: int) -> Iterator[_Window]:
             yield _Window(start, end, to_write)
         settled = end
         start = min(end - width // 2, max(length - width, 0))
+
+
+def _block_offset(row: Tensor, step_offset: list[int], blocks: list[slice]) -> list[int]:
+    """Where the candidates of each block begin in each step; `row` is that of each candidate."""
+    num_steps, num_blocks = len(step_offset) - 1, len(blocks)
+    step = torch.arange(num_steps).repeat_interleave(torch.tensor(step_offset).diff())
+    place = step * num_blocks + row // (blocks[0].stop - blocks[0].start)
+    return [0, *torch.bincount(place, minlength=num_steps * num_blocks).cumsum(0).tolist()]
+
+
+def _equal_pieces(events: slice, size: int) -> Iterator[slice]:
+    """Equal pieces of at most `size`."""
+    count = events.stop - events.start
+    pieces = -(-count // size)
+    bounds = [events.start + count * piece // pieces for piece in range(pieces + 1)]
+    return itertools.starmap(slice, itertools.pairwise(bounds))
 
 
 def _shifted_grid(start: float, num_steps: int, shift: float) -> list[float]:
