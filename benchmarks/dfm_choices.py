@@ -44,7 +44,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     RECIPE: {},
     "another seed": {"seed": 1},
     "vocabulary 1,024": {"train_tokenizer_vocab_size": 1024},
-    "vocabulary 4,096": {"train_tokenizer_vocab_size": 4096},
+    "vocabulary 2,048": {"train_tokenizer_vocab_size": 2048},
     "3 layers of width 320": {"num_hidden_layers": 3, "hidden_size": 320},
     "9 layers of width 192": {"num_hidden_layers": 9, "hidden_size": 192},
     "rates of 1.5e-3": {"learning_rate": 1.5e-3, "muon_learning_rate": 1.5e-3},

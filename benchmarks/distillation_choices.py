@@ -37,7 +37,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "as in the recipe": {},
     "another seed": {"seed": 1},
     "step sizes equally often": {"step_size_policy": "uniform", "step_size_weights": None},
-    "large steps more often": {"step_size_weights": [8, 8, 8, 8, 4, 2, 1, 1, 1, 1, 8]},
+    "middle step sizes more often": {"step_size_weights": [1, 2, 3, 4, 4, 3, 2, 1, 1, 1, 8]},
     "teacher restricted to top-p 0.9": {"distillation_top_p": 0.9},
     "average that decays by 0.95": {"ema_decay": 0.95},
     "average that decays by 0.995": {"ema_decay": 0.995},

@@ -20,7 +20,7 @@ def train_scorer(
     train_data: list[str],
     validation_data: list[str] | None,
     *,
-    sizes: dict[str, int],
+    gpt2_config: dict[str, Any],
     training: dict[str, Any],
 ) -> None:
     """
@@ -30,7 +30,7 @@ def train_scorer(
         output_dir (`Path`): the folder of the model.
         tokenizer (`str`): the folder of the tokenizer that the scored models use.
         train_data, validation_data (`list[str]`): as of `fsdfm pretrain`.
-        sizes (`dict[str, int]`): of [`~transformers.GPT2Config`]: `n_embd`, `n_layer`, `n_head`, `n_positions`.
+        gpt2_config (`dict`): fields of [`~transformers.GPT2Config`], such as `n_embd` and `n_positions`.
         training (`dict`): of [`~transformers.TrainingArguments`].
     """
     args = TrainingArguments(output_dir=str(output_dir), load_best_model_at_end=True, **training)
@@ -41,7 +41,7 @@ def train_scorer(
         "bos_token_id": text_tokenizer.eos_token_id,
         "eos_token_id": text_tokenizer.eos_token_id,
         "pad_token_id": text_tokenizer.pad_token_id,
-        **sizes,
+        **gpt2_config,
     }
     config = GPT2Config(**settings)
     trainer = Trainer(
