@@ -10,7 +10,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TextDiffusionStreamer, TextStreamer
-from transformers.generation import RepetitionPenaltyLogitsProcessor, SuppressTokensLogitsProcessor
+from transformers.generation import (
+    RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    TopPLogitsWarper,
+)
 
 from tests.conftest import generator, tiny_config, tiny_model
 from tests.test_flow_fsdfm import LOGITS, assert_follows, exact_transition
@@ -73,6 +77,16 @@ class TestLaw:
     def test_temperature_sharpens_the_posterior(self):
         tokens = run(FrozenPosterior(), temperature=0.5, num_steps=3).sequences
         assert_follows(tokens, (2 * LOGITS).softmax(-1).double())
+
+    @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.999])
+    def test_top_p_is_that_of_transformers(self, top_p):
+        logits = (
+            torch.randn(300, 97, generator=generator(0), dtype=torch.float64) * torch.linspace(0.1, 9, 300)[:, None]
+        )
+        expected = TopPLogitsWarper(top_p)(None, logits)
+        assert torch.equal(generation._NucleusWarper(top_p)(None, logits), expected)
+        kept = expected.isfinite().sum(-1)
+        assert kept.min() < 97 // 4 < kept.max() or top_p < 0.5  # both ways were taken
 
     def test_top_k_and_top_p_keep_the_most_likely_tokens(self):
         truncated = torch.tensor([2 / 3, 1 / 3, 0.0], dtype=torch.float64)

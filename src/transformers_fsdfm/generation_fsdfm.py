@@ -927,6 +927,27 @@ def _draw_seeds(generator: torch.Generator | None, count: int) -> list[int]:
     return torch.randint(2**63 - 1, (count,), generator=generator, device=device).tolist()
 
 
+class _NucleusWarper(TopPLogitsWarper):
+    """
+    What its base class does. On a CPU, where sorting the whole vocabulary for every candidate is slow, only the
+    likeliest quarter is sorted, unless a nucleus is larger.
+    """
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if scores.device.type != "cpu":  # which tokens suffice would have to be waited for
+            return super().__call__(input_ids, scores)
+        likeliest, token = scores.topk(max(1, scores.shape[-1] // 4), dim=-1)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        probability = (likeliest.to(wide) - scores.to(wide).logsumexp(-1, keepdim=True)).exp()
+        total = probability.cumsum(-1)
+        outside = likeliest.masked_fill(total - probability >= self.top_p, self.filter_value)
+        nucleus = torch.full_like(scores, self.filter_value).scatter_(-1, token, outside)
+        is_larger = total[:, -1] < self.top_p
+        if is_larger.any():
+            nucleus[is_larger] = super().__call__(input_ids, scores[is_larger])
+        return nucleus
+
+
 def _prepare_logits_processors(
     config: FSDFMGenerationConfig, custom: LogitsProcessorList | None
 ) -> tuple[LogitsProcessorList, LogitsProcessorList]:
@@ -941,7 +962,7 @@ def _prepare_logits_processors(
         if config.top_k is not None:
             processors.append(TopKLogitsWarper(config.top_k))
         if config.top_p is not None and config.top_p < 1:
-            processors.append(TopPLogitsWarper(float(config.top_p)))
+            processors.append(_NucleusWarper(float(config.top_p)))
         return processors
 
     final_temperature = config.temperature if config.final_temperature is None else config.final_temperature
