@@ -207,7 +207,7 @@ class Ablation:
             "scorer": {
                 "kind": "scorer",
                 "start_from": "dfm",
-                "sizes": {
+                "gpt2_config": {
                     "n_embd": scale.scorer_hidden_size,
                     "n_layer": scale.scorer_layers,
                     "n_head": scale.num_heads,
