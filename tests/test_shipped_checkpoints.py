@@ -58,7 +58,7 @@ def test_files_are_the_published_ones(name):
 def test_settings_hold_nothing_of_the_machine_they_were_made_on(name):
     for file in FOLDERS[name].glob("*config.json"):
         settings = json.loads(file.read_text(encoding="utf-8"))
-        assert not settings.keys() & {"_name_or_path", "auto_map"}
+        assert not settings.keys() & {"_name_or_path", "auto_map", "is_local", "local_files_only"}
         assert str(Path.home()) not in file.read_text(encoding="utf-8")
 
 

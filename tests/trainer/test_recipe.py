@@ -50,6 +50,8 @@ def test_published_folders_load_and_generate(run):
         model = AutoModel.from_pretrained(run / name)
         tokenizer = AutoTokenizer.from_pretrained(run / name)
         assert not list((run / name).glob("*.py"))
+        noted = json.loads((run / name / "tokenizer_config.json").read_text(encoding="utf-8"))
+        assert not noted.keys() & {"is_local", "local_files_only"}
         assert model.dtype == torch.float32
         assert stored_dtypes(run / name) == {"BF16"}
         assert model.config.step_size_conditioning == is_fsdfm

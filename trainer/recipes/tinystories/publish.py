@@ -78,9 +78,14 @@ def _average_with_dfm(model: FSDFMForDiffusionLM, stages: Sequence[Path], share:
 
 
 def _save_tokenizer(trained: Path, folder: Path, length: int) -> None:
-    """With the length of this model; the tokenizer may come from a stage of shorter texts."""
+    """
+    With the length of this model (the tokenizer may come from a stage of shorter texts), and without what transformers
+    notes of how it was loaded here.
+    """
     tokenizer = AutoTokenizer.from_pretrained(trained)
     tokenizer.model_max_length = length
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(folder)
 
 
