@@ -291,6 +291,12 @@ def test_a_saved_model_finds_its_adapter(make, kind, tokenizer, tmp_path, monkey
     assert generate(adapter).ids == generate(kind(make(), tokenizer, stop_at_eos=False)).ids
 
 
+def test_models_that_come_with_the_package_are_found_by_name():
+    adapter = load_adapter("fsdfm-tinystories")
+    assert type(adapter) is FSDFMAdapter
+    assert adapter.model.config.step_size_conditioning
+
+
 def test_remote_code_runs_only_if_trusted(tokenizer, tmp_path, monkeypatch):
     model = stand_in_llada()
     monkeypatch.setattr(StandInLLaDA, "_auto_class", "AutoModel")

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from transformers_fsdfm import FSDFMForDiffusionLM, available_configs, available_scorers
+from transformers_fsdfm.evaluation.systems import ModelFolder
 from transformers_fsdfm.metrics.generative_perplexity.functional import generative_perplexity
 from transformers_fsdfm.metrics.repetition.functional import repetition
 from transformers_fsdfm.metrics.scorer import Scorer
@@ -18,6 +19,7 @@ from transformers_fsdfm.metrics.token_entropy.functional import token_entropy
 from transformers_fsdfm.trainer.recipes.tinystories.publish import CHECKSUMS, checksum
 
 
+ROOT = Path(__file__).parents[1]
 DFM, FSDFM, SCORER = "dfm-tinystories", "fsdfm-tinystories", "gpt2-tinystories"
 FOLDERS = {**available_configs(), **available_scorers()}
 # Of 8 texts of 256 tokens in 8 steps, by the shipped scorer; measured: 26.1 and 4.31.
@@ -60,6 +62,14 @@ def test_settings_hold_nothing_of_the_machine_they_were_made_on(name):
         settings = json.loads(file.read_text(encoding="utf-8"))
         assert not settings.keys() & {"_name_or_path", "auto_map", "is_local", "local_files_only"}
         assert str(Path.home()) not in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("report", sorted((ROOT / "docs/reports").glob("*.jsonl")), ids=lambda file: file.stem)
+def test_reports_are_of_the_models_that_are_shipped(report):
+    about = json.loads(report.read_text(encoding="utf-8").splitlines()[0])
+    for name, description in {**about["models"], **about["scorers"]}.items():
+        if name in FOLDERS:
+            assert description.endswith(f"fingerprint {ModelFolder(name, FOLDERS[name]).fingerprint}"), name
 
 
 @pytest.mark.parametrize(("name", "num_steps"), [(DFM, 1024), (FSDFM, 8)])

@@ -124,7 +124,7 @@ def _pack_tables(chunks: Iterable[pa.ListArray], block_size: int) -> Iterator[pa
 def _too_few_tokens(num_tokens: int, block_size: int) -> ValueError:
     if num_tokens == 0:
         return ValueError("`documents` holds no text: every document is blank")
-    return ValueError(f"`documents` holds {num_tokens} tokens, fewer than one block (block_size={block_size})")
+    return ValueError(f"`documents` holds {num_tokens} tokens, fewer than one block (`block_size` is {block_size})")
 
 
 class PackedStream(torch.utils.data.IterableDataset):

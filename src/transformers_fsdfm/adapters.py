@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .hub_configs import find_scorer
 from .modeling_fsdfm import FSDFMForDiffusionLM  # noqa: F401  (registers the auto classes)
 
 
@@ -420,7 +421,7 @@ def load_adapter(
     Opens a model with its tokenizer and picks the adapter that its `model_type` calls for.
 
     Args:
-        path (`str`): model folder or Hub id.
+        path (`str`): model folder, name of a model that comes with the package, or Hub id.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): where it runs.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`): of the weights; as stored by default.
         trust_remote_code (`bool`, *optional*, defaults to `False`): LLaDA and Dream need it: their code is on the Hub.
@@ -429,10 +430,11 @@ def load_adapter(
     Returns:
         [`SystemAdapter`]
     """
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    source = find_scorer(path)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     adapter = ADAPTERS.get(config.model_type, CausalLMAdapter)
-    model = _auto_class(adapter).from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    model = _auto_class(adapter).from_pretrained(source, dtype=dtype, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     return adapter(model.to(device), tokenizer, **options)
 
 

@@ -87,10 +87,11 @@ def test_the_trajectory_has_a_command_of_its_own(run):
 
 
 def test_options_reach_the_library(run, arguments, seen):
-    options = ["--steps", "8", "--steps", "1,1024", "--solvers", "euler,posterior", "--modes", "prefix-25, infill-50"]
+    options = ["--steps", "8", "--steps", "1,1024", "--solvers", "euler,cumulative-scalar"]
+    options += ["--modes", "prefix-25, infill-50"]
     options += ["--seeds", "3,4", "--num_samples", "30", "--length", "100", "--batch_size", "5", "--metrics", "mauve"]
     options += ["--mauve_pieces", "4"]
-    options += ["--compare", "fsdfm@8:dfm@1024", "--compare", "fsdfm@1@euler:fsdfm@1@posterior"]
+    options += ["--compare", "fsdfm@8:dfm@1024", "--compare", "fsdfm@1@euler:fsdfm@1@cumulative_scalar"]
     options += ["--equivalence_margin", "0.1", "--confidence", "0.9", "--num_resamples", "500", "--temperature", "0.8"]
     options += [
         "--final_temperature",
@@ -113,11 +114,14 @@ def test_options_reach_the_library(run, arguments, seen):
     assert code == 0, error
     own = seen["settings"]
     assert list(own.steps) == [8, 1, 1024]
-    assert list(own.solvers) == ["euler", "posterior"]
+    assert list(own.solvers) == ["euler", "cumulative_scalar"]
     assert list(own.modes) == ["prefix-25", "infill-50"]
     assert list(own.seeds) == [3, 4]
     assert (list(own.metrics), own.mauve_pieces) == (["mauve"], 4)
-    assert [tuple(pair) for pair in own.compare] == [("fsdfm@8", "dfm@1024"), ("fsdfm@1@euler", "fsdfm@1@posterior")]
+    assert [tuple(pair) for pair in own.compare] == [
+        ("fsdfm@8", "dfm@1024"),
+        ("fsdfm@1@euler", "fsdfm@1@cumulative_scalar"),
+    ]
     assert (own.system_paths, own.baseline_paths) == ({"llada": "some/path"}, {"gpt2": "gpt2"})
     assert (own.system_options, own.trust_remote_code) == ({"block_length": 32}, True)
     assert (own.num_samples, own.length, own.batch_size, own.num_resamples) == (30, 100, 5, 500)

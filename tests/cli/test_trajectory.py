@@ -76,16 +76,27 @@ def test_another_reference_is_another_measurement(run, checkpoint, data, tmp_pat
         (["--num-texts", "5000"], "fewer than --num-texts (5000)"),
         (["--lengths", "65"], "length 65 must be in [1, 64]"),
         (["--data", "missing.txt"], "--data 'missing.txt': no such file"),
-        (["--model", "missing"], "missing is no folder"),
+        (["--lengths", "64", "--data", "short.txt"], "--data holds 4 tokens, fewer than one block (--lengths is 64)"),
+        (["--model", "missing"], "--model missing is no folder"),
+        (["--reference", "missing"], "--reference missing is no folder"),
     ],
 )
-def test_bad_arguments_are_named(run, checkpoint, data, tmp_path, options, message):
+def test_bad_arguments_are_named(run, checkpoint, data, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    Path("short.txt").write_text("dogs", encoding="utf-8")
     given = ["--model", checkpoint, "--out", tmp_path / "growth", *SMALL, *options]
     given += [] if "--data" in options else ["--data", data]
     code, _, error = run("trajectory", *given)
     assert code == 1
     assert message in error
     assert not (tmp_path / "growth").exists()
+
+
+def test_by_default_the_steps_are_those_that_divide_the_many(run, checkpoint, data, tmp_path):
+    options = ["--lengths", 16, "--num-texts", 1, "--num-rollouts", 2, "--start-times", 0, "--num-fine-steps", 12]
+    code, out, error = run("trajectory", "--model", checkpoint, "--data", data, "--out", tmp_path, *options, "--json")
+    assert code == 0, error
+    assert [row["num_steps"] for row in json.loads(out)] == [1, 2, 4]
 
 
 def test_numbers_may_stand_apart(run, checkpoint, data, tmp_path):

@@ -276,6 +276,11 @@ def test_pictures_show_every_line_and_the_real_text(report, tmp_path):
     measures = {"unconditional": report.measures["unconditional"]}
     names = save_plots(Report(report.about, measures, rows, [], {}, []), tmp_path)
     assert names == [f"unconditional--quality-{axis}.png" for axis in ("steps", "diversity", "seconds")]
+    (tmp_path / "infill-50--quality-steps.svg").write_text("of a report that was here before")
+    (tmp_path / "mine.svg").write_text("of the user")
+    assert save_plots(Report(report.about, measures, rows, [], {}, []), tmp_path) == names
+    assert (tmp_path / "mine.svg").exists()
+    (tmp_path / "mine.svg").unlink()
     assert {file.name for file in tmp_path.iterdir()} == {*names, *(name.replace("png", "svg") for name in names)}
     assert (tmp_path / names[0]).read_bytes().startswith(b"\x89PNG")
     drawing = (tmp_path / "unconditional--quality-diversity.svg").read_text()

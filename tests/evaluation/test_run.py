@@ -180,6 +180,18 @@ def test_a_model_without_step_sizes_samples_as_without_the_smallest_one(make, wo
     assert {call.get("min_step_size") for call in count_generations} == {0.75, None}
 
 
+def test_a_report_says_how_each_checkpoint_is_sampled_from(make, world, tmp_path):
+    shutil.copytree(world.fsdfm, tmp_path / "few")
+    file = tmp_path / "few" / "generation_config.json"
+    own = json.loads(file.read_text()) | {"top_p": 0.8, "spread_candidates": True, "temperature": 0.9}
+    file.write_text(json.dumps(own))
+    models = [str(tmp_path / "few"), str(world.dfm)]
+    about = evaluate_models(make(models=models, steps=(1,), seeds=(0,), temperature=0.7)).about
+    assert about["sampling"] == {"temperature": 0.7}
+    assert f"{tmp_path / 'few'}, top_p=0.8, spread_candidates=True, fingerprint" in about["models"]["few"]
+    assert f"DFM, {world.dfm}, fingerprint" in about["models"]["dfm"]
+
+
 def test_files_can_be_read_with_datasets(make, world, tmp_path):
     from datasets import Dataset
 
@@ -395,7 +407,7 @@ def test_lines_say_what_was_done_and_how_long_it_took(make, capsys):
     assert "fsdfm, unconditional, cumulative_scalar, 3 steps, seed 1" in sampling[-1]
     assert re.match(r"Scoring 18/18: \w+ of .*, \d+\.\d s", lines[-1]), lines
     evaluate_models(make(), progress="lines")
-    assert not re.search("Sampling|Scoring", capsys.readouterr().err)  # there was nothing left to do
+    assert capsys.readouterr().err.splitlines() == ["Sampled before: 8 of 8 files"]  # there was nothing left to do
 
 
 def test_lines_of_short_work_come_now_and_then(capsys, monkeypatch):
@@ -528,8 +540,8 @@ def refused(make, tmp_path, monkeypatch):
 
 
 def test_models_that_do_not_exist_or_fit_are_refused(refused, world, tmp_path):
-    assert "is no folder, and no Hub id" in refused(models=["nowhere"])
-    assert "is a gpt2 model, not a DFM or FS-DFM" in refused(models=[str(world.scorer)])
+    assert re.search("is no folder, and no Hub id.*; those of this package are .*fsdfm", refused(models=["nowhere"]))
+    assert "is a gpt2 model, not a DFM or FS-DFM: other models are `scorers`" in refused(models=[str(world.scorer)])
 
 
 def test_a_model_without_tokenizer_or_with_another_one_is_refused(refused, world, tmp_path):

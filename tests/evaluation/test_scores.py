@@ -216,6 +216,11 @@ def test_a_model_is_known_by_its_contents(world, tmp_path):
     for left_by_training in ("trainer_state.json", "training_args.bin"):
         (tmp_path / "copy" / left_by_training).write_text("{}")
     assert ModelFolder.find("b", str(tmp_path / "copy")).fingerprint == first.fingerprint
+    tokenizer = json.loads((tmp_path / "copy" / "tokenizer_config.json").read_text())
+    for noted, same in (({"local_files_only": True, "is_local": False}, True), ({"padding_side": "right"}, False)):
+        (tmp_path / "copy" / "tokenizer_config.json").write_text(json.dumps({**tokenizer, **noted}))
+        assert (ModelFolder.find("b", str(tmp_path / "copy")).fingerprint == first.fingerprint) == same
+    (tmp_path / "copy" / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     settings = json.loads((tmp_path / "copy" / "generation_config.json").read_text())
     (tmp_path / "copy" / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.7}))
     assert ModelFolder.find("b", str(tmp_path / "copy")).fingerprint != first.fingerprint

@@ -1,5 +1,8 @@
 """The scorer: what it reads, what it refuses, and what its head computes."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import BertConfig, BertLMHeadModel, Gemma2Config, Gemma2ForCausalLM
@@ -169,3 +172,14 @@ def test_likelihoods_that_are_no_numbers_are_refused():
     torch.nn.init.constant_(model.transformer.ln_f.bias, torch.nan)
     with pytest.raises(ValueError, match=r"gives NaN in torch\.float32"):
         scorer.token_nll([[0, 1]], [[1]])
+
+
+def test_a_flow_is_refused_before_the_classes_of_the_package_are_known():
+    code = (
+        "from transformers_fsdfm.metrics.scorer import Scorer\n"
+        "try:\n    Scorer.load('fsdfm-tinystories')\n"
+        "except TypeError as error:\n    print(error)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("`scorer` is a flow")
+    assert "vocabulary" not in found.stderr

@@ -528,7 +528,7 @@ def test_a_corpus_with_few_merges_gives_a_smaller_tokenizer_and_a_warning(caplog
         ({"tokenizer": PreTrainedTokenizerFast}, "`tokenizer` has no EOS"),
         ({"texts": []}, "`documents` is empty"),
         ({"texts": ["", " \n"]}, "every document is blank"),
-        ({"texts": ["a"], "block_size": 100}, r"holds 2 tokens, fewer than one block \(block_size=100\)"),
+        ({"texts": ["a"], "block_size": 100}, r"holds 2 tokens, fewer than one block \(`block_size` is 100\)"),
     ],
 )
 def test_packing_refuses_what_cannot_work(change, message, streaming, tok, tmp_path):

@@ -91,7 +91,9 @@ def evaluate(
         ),
     ] = None,
     seeds: Annotated[list[str] | None, typer.Option(metavar="N,N", help=f"By default 0,1,2. {NUMBERS}")] = None,
-    num_samples: Annotated[int, typer.Option(metavar="N", min=1, help="Sequences for each seed.")] = 64,
+    num_samples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Sequences for each seed; the intervals need 20 or more.")
+    ] = 64,
     length: Annotated[
         int | None, typer.Option(metavar="N", min=2, help="Tokens of a sequence, by default the trained length.")
     ] = None,
@@ -166,7 +168,7 @@ def evaluate(
 
     lists = {
         "steps": _integers("--steps", steps),
-        "solvers": _words(solvers),
+        "solvers": [solver.replace("-", "_") for solver in _words(solvers) or []] or None,
         "modes": _words(modes),
         "seeds": _integers("--seeds", seeds),
         "metrics": _words(metrics),

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from ..modeling_fsdfm import FSDFMForDiffusionLM
+
 USUAL_LENGTHS = (128, 256, 512, 1024)
+USUAL_STEPS = tuple(2**exponent for exponent in range(10))
 NUMBER_LISTS = ("steps", "start_times", "lengths")
-LIBRARY_NAMES = {"num_steps": "--steps", "source": "--data"}
+LIBRARY_NAMES = {"num_steps": "--steps", "source": "--data", "documents": "--data", "block_size": "--lengths"}
 TEXT_SEED = 30624  # of the choice of texts, the same in every run
 
 
@@ -32,11 +35,14 @@ def trajectory(
         typer.Option("--reference", metavar="PATH", help="The model of the many steps: by default the same."),
     ] = None,
     steps: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--steps", "--num-steps", metavar="N,N...", help="Numbers of steps from t = 0 to 1; each divides the many."
+            "--steps",
+            "--num-steps",
+            metavar="N,N...",
+            help="Numbers of steps from t = 0 to 1; each divides the many. By default those of 1, 2, 4 ... 512.",
         ),
-    ] = "1,2,4,8,16,32,64,128,256,512",
+    ] = None,
     num_fine_steps: Annotated[int, typer.Option("--num-fine-steps", metavar="N", min=1, help="The many steps.")] = 1024,
     start_times: Annotated[
         str | None,
@@ -79,8 +85,9 @@ def trajectory(
         given["start_times"] = tuple(_numbers("start_times", start_times, float))
     if solver is not None:
         given["solver"] = solver.value
+    few = [number for number in USUAL_STEPS if number < num_fine_steps and num_fine_steps % number == 0]
     settings = TrajectorySettings(
-        steps=tuple(_numbers("steps", steps, int)),
+        steps=tuple(few if steps is None else _numbers("steps", steps, int)),
         num_fine_steps=num_fine_steps,
         num_rollouts=num_rollouts,
         seed=seed,
@@ -91,7 +98,7 @@ def trajectory(
     require("eval", "matplotlib", what="A plot")  # before hours of work, not after
     dtype_name = None if dtype is None else dtype.value
     loaded, tokenizer = load(model, device=device, dtype=dtype_name)
-    judge = None if reference is None else load(reference, device=device, dtype=dtype_name)[0]
+    judge = None if reference is None else _load_reference(reference, device, dtype_name)
     if wanted is None:
         trained = loaded.config.max_position_embeddings
         wanted = [length for length in USUAL_LENGTHS if length <= trained] or [trained]
@@ -103,6 +110,15 @@ def trajectory(
     tables = summarize(results)
     text = json.dumps(tables["by_steps"], indent=2) if as_json else _table(tables["by_steps"], files)
     write_stdout(text + "\n")
+
+
+def _load_reference(path: str, device: str | None, dtype: str | None) -> "FSDFMForDiffusionLM":
+    from ._model import load
+
+    try:
+        return load(path, device=device, dtype=dtype)[0]
+    except (OSError, ValueError) as error:  # which speak of `model`, as for the other one
+        raise ValueError(str(error).replace("`model`", "`reference`")) from error
 
 
 def _numbers(name: str, text: str, kind: type) -> list[Any]:

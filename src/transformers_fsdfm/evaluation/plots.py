@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """The pictures of a report: quality against steps, diversity and seconds, as PNG and SVG."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,7 +58,8 @@ def save_plots(report: Report, folder: Path) -> list[str]:
     Draws a picture for each mode and each of [`PICTURES`] that there are numbers for, one panel for each scorer.
 
     Returns:
-        `list[str]`: the names of the PNG files in the folder; beside each stands the same as SVG.
+        `list[str]`: the names of the PNG files in the folder; beside each stands the same as SVG. Pictures of another
+            report that are in the folder are removed.
     """
     import matplotlib
 
@@ -74,7 +76,17 @@ def save_plots(report: Report, folder: Path) -> list[str]:
                     with written_whole(folder / f"{mode}--{name}.{kind}") as file:
                         figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
             names.append(f"{mode}--{name}.png")
+    _remove_others(folder, names)
     return names
+
+
+def _remove_others(folder: Path, names: list[str]) -> None:
+    """The pictures of a report that was in the folder before, of modes or scorers that this one does not have."""
+    kept = {Path(name).stem for name in names}
+    for picture, kind in itertools.product(PICTURES, FORMATS):
+        for file in folder.glob(f"*--{picture}.{kind}"):
+            if file.stem not in kept:
+                file.unlink()
 
 
 def _draw(mode: str, panels: list[tuple[str, str]], rows: list[Row], picture: _Picture, confidence: float) -> "Figure":

@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from .plots import save_plots
 from .progress import PROGRESS_STYLES, SECONDS_BETWEEN_LINES, Progress, ProgressStyle, describe_run
 from .report import Report, finite, make_report
 from .settings import SAMPLING, EvaluationSettings, Run
+from .systems import ModelFolder
 from .workbench import Workbench, check_libraries
 
 
@@ -75,7 +77,10 @@ def evaluate_models(
         if state.is_main_process:
             for name in bench.scorers:
                 bench.judge.scorer(name)  # one that can't be loaded is to be known now
-        missing = [run for run in settings.runs() if not bench.samples.has(run)]
+        runs = settings.runs()
+        missing = [run for run in runs if not bench.samples.has(run)]
+        if style is not None and len(missing) < len(runs):
+            print(f"Sampled before: {len(runs) - len(missing)} of {len(runs)} files", file=sys.stderr)
         if missing and not sample:
             bench.samples.load(missing[0])  # raises, and says what is missing
         state.wait_for_everyone()  # before the first new file, so that all see the same ones missing
@@ -197,7 +202,8 @@ def _about(bench: Workbench) -> dict[str, Any]:
     settings = bench.settings
     return {
         "models": {
-            name: f"{model.kind}, {settings.model_paths[name]}, fingerprint {model.fingerprint}"
+            name: ", ".join([model.kind, settings.model_paths[name], *_own_sampling(model, settings)])
+            + f", fingerprint {model.fingerprint}"
             for name, model in bench.models.items()
         },
         "other_systems": {
@@ -228,6 +234,12 @@ def _about(bench: Workbench) -> dict[str, Any]:
             "torch": torch.__version__,
         },
     }
+
+
+def _own_sampling(model: ModelFolder, settings: EvaluationSettings) -> list[str]:
+    """How a checkpoint says that it is to be sampled from, as far as the settings of the report do not."""
+    own = model.generation_config.unusual_sampling()
+    return [f"{name}={own[name]}" for name in SAMPLING if name in own and getattr(settings, name) is None]
 
 
 __all__ = ["evaluate_models"]

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from .. import FSDFMConfig, FSDFMForDiffusionLM
-from ..hub_configs import find_scorer
+from .. import FSDFMConfig, FSDFMForDiffusionLM, FSDFMGenerationConfig
+from ..hub_configs import available_checkpoints, available_scorers, find_scorer
 from ..hub_ids import why_no_hub_id
 
 
@@ -24,6 +24,8 @@ WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 SETTING_FILES = ("config.json", "generation_config.json")
 CODE_FILES = ("*.py",)
 TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model")
+# What transformers notes in tokenizer_config.json of how a tokenizer was loaded when it was saved. It decides nothing.
+LOADING_NOTES = ("is_local", "local_files_only", "name_or_path")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class ModelFolder:
         if not (folder.path / "config.json").is_file():
             raise ValueError(f"model {path} is no model folder: it has no config.json")
         if not folder.files(WEIGHT_FILES):
-            raise ValueError(f"model {path} has no weights: no file {' or '.join(WEIGHT_FILES)} in it")
+            raise ValueError(
+                f"model {path} has no weights: no file {' or '.join(WEIGHT_FILES)} in it; `fsdfm pretrain` trains "
+                "a model of a configuration"
+            )
         folder._check_weight_files()
         return folder
 
@@ -88,6 +93,14 @@ class ModelFolder:
             raise ValueError(f"model {self.path}: its config.json can't be read ({error})") from error
 
     @property
+    def generation_config(self) -> FSDFMGenerationConfig:
+        """What a flow sets for its sampling; nothing if it has no `generation_config.json`."""
+        config = FSDFMGenerationConfig()
+        if (self.path / "generation_config.json").is_file():
+            config.set_unset(FSDFMGenerationConfig.from_pretrained(self.path))
+        return config
+
+    @property
     def is_flow(self) -> bool:
         """Whether it is a DFM or FS-DFM."""
         return self.config.get("model_type") == FSDFMConfig.model_type
@@ -101,17 +114,23 @@ class ModelFolder:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    known = f"; those of this package are {', '.join([*available_checkpoints(), *available_scorers()])}"
     if reason := why_no_hub_id(hub_id, needs_organization=False):
-        raise ValueError(f"model {hub_id} is no folder, and {reason}")
+        raise ValueError(f"model {hub_id} is no folder, and {reason}{known}")
     try:
         wanted = [*WEIGHT_FILES, "*.json", *TOKENIZER_FILES, *CODE_FILES]
         return Path(snapshot_download(hub_id, allow_patterns=wanted))
     except Exception as error:  # offline, unknown, forbidden, or no valid id at all
-        raise ValueError(f"model {hub_id} is no folder, and no Hub id that can be reached") from error
+        raise ValueError(f"model {hub_id} is no folder, and no Hub id that can be reached{known}") from error
 
 
 def _file_digest(file: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
+    if file.name == "tokenizer_config.json":
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        kept = {name: value for name, value in settings.items() if name not in LOADING_NOTES}
+        digest.update(json.dumps(kept, sort_keys=True).encode())
+        return digest.digest()
     with open(file, "rb") as stream:
         while chunk := stream.read(1 << 24):
             digest.update(chunk)
@@ -128,7 +147,10 @@ def find_flows(paths: dict[str, str]) -> dict[str, ModelFolder]:
     folders = {name: ModelFolder.find(name, path) for name, path in paths.items()}
     for folder in folders.values():
         if not folder.is_flow:
-            raise ValueError(f"model {folder.path} is a {folder.config.get('model_type')} model, not a DFM or FS-DFM")
+            raise ValueError(
+                f"model {folder.path} is a {folder.config.get('model_type')} model, not a DFM or FS-DFM: other models "
+                "are `scorers`, `baselines` (autoregressive ones) or `systems`"
+            )
     return folders
 
 

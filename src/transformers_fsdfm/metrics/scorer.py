@@ -1,19 +1,22 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """A causal language model that reads texts: how likely each token was, and the hidden state at the end of a text."""
 
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hub_configs import find_scorer
+from ..hub_configs import MODEL_TYPE, find_scorer
 
 
 # The float32 logits of one chunk of positions fill about this much memory; their loss needs as much again.
 LOGITS_CHUNK_BYTES = 2**27
+FLOW = "`scorer` is a flow, not a causal language model; its own measure is `likelihood_bound`"
 
 
 class EncodedText(NamedTuple):
@@ -76,6 +79,7 @@ class Scorer:
 
         Raises:
             `ValueError`: if `device` or `dtype` is given for a model that is loaded already, or loading fails.
+            `TypeError`: if it is no causal language model.
         """
         if not isinstance(scorer, (str, os.PathLike)):
             if device is not None or dtype is not None:
@@ -89,6 +93,8 @@ class Scorer:
             return cls(*scorer)
         name = os.fspath(scorer)
         source = find_scorer(name)
+        if _is_flow(Path(source)):
+            raise TypeError(FLOW)  # said here, too, as transformers may not know the classes of this package yet
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto")
@@ -197,8 +203,8 @@ class Scorer:
         Whether the logits are the head of the last hidden states and nothing else. Some models scale or cap them; of
         those, the head cannot be applied to the needed positions alone.
         """
-        if self.model.config.model_type == "fsdfm":
-            raise TypeError("`scorer` is a flow, not a causal language model; its own measure is `likelihood_bound`")
+        if self.model.config.model_type == MODEL_TYPE:
+            raise TypeError(FLOW)
         batch = self._pad([[0, 0, 0], [0, 0, 1]])
         logits = self.model(**batch, use_cache=False).logits
         tolerance = {"rtol": 1e-3, "atol": 1e-3 * logits.abs().max().item()}
@@ -212,6 +218,12 @@ class Scorer:
 
 
 ScorerLike = str | os.PathLike | tuple[PreTrainedModel, PreTrainedTokenizerBase] | Scorer
+
+
+def _is_flow(folder: Path) -> bool:
+    """Whether a folder, if it is one, holds a model of this package."""
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
 
 
 def _start_of_text(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
