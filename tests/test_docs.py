@@ -43,6 +43,7 @@ NOT_RUN = {
     "multi_gpu.md": 1,
     "other_systems.md": 1,
     "training.md": 1,
+    "trials.md": 1,
 }
 # What pages say that they leave behind.
 LEFT = {
@@ -53,7 +54,7 @@ LEFT = {
     "from_published_code.md": ["my-converted/config.json", "again.pth"],
     "how_it_works.md": ["docs/images/cumulative_scalar.svg", "docs/images/thinning.svg"],
     "lora.md": ["adapter/adapter_config.json", "adapter/merged/config.json"],
-    "timeline.md": ["timeline.html", "timeline.png", "race.html", "docs/images/timeline_1024.png"],
+    "timeline.md": ["timeline.html", "timeline.png", "race.html", "lanes.html", "docs/images/timeline_1024.png"],
     "training.md": ["dfm/run.yaml", "fsdfm/run.yaml", "fsdfm/metrics.jsonl", "fsdfm/samples.jsonl"],
 }
 

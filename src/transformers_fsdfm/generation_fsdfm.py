@@ -77,7 +77,7 @@ class FSDFMGenerationConfig(GenerationConfig):
             Tokens that change in the same step do not know of each other, and neighbours depend on each other most.
             `False` draws the positions that may change in a step independently, as FS-DFM does; `True` spreads them
             evenly over what is written: each position by itself changes just as before, but neighbours less often in
-            the same step. Better texts in few steps, at no cost; no effect in a single one, where all change. See
+            the same step. Better texts in few steps, in the same time; no effect in a single one, where all change. See
             [`plan_candidates`].
 
         > The posterior
