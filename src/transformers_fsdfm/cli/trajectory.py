@@ -106,7 +106,8 @@ def trajectory(
 
     results = measure_error_growth(loaded, texts, out, settings, judge)
     names = {"model": model or "the checkpoint of the package", "reference": reference or "the model itself"}
-    files = write_report(results, out, {**names, "data": data, **asdict(settings)})
+    texts_of = {"data": data, "lengths": wanted, "num_texts": num_texts}
+    files = write_report(results, out, {**names, **texts_of, **asdict(settings)})
     tables = summarize(results)
     text = json.dumps(tables["by_steps"], indent=2) if as_json else _table(tables["by_steps"], files)
     write_stdout(text + "\n")
