@@ -37,7 +37,7 @@ def test_measures_plots_and_says_where(run, checkpoint, data, tmp_path):
     assert str(tmp_path / "growth" / "trajectory.json") in lines
     record = json.loads((tmp_path / "growth" / "trajectory.json").read_text(encoding="utf-8"))
     assert record["about"]["num_fine_steps"] == 8
-    assert (record["about"]["lengths"], record["about"]["num_texts"]) == ([16], 1)
+    assert (record["about"]["lengths"], record["about"]["num_texts"]) == ([16, 32], 2)
     assert record["about"]["model"] == str(checkpoint)
     assert len(record["by_steps"]) == 2 * (3 + 2)
     same_steps = [row for row in record["by_steps"] if row["num_steps"] == 8]
