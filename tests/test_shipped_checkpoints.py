@@ -139,17 +139,18 @@ def test_pipelines_take_the_folder():
 @pytest.mark.slow
 def test_few_steps_hold_against_the_many_of_the_teacher():
     """
-    The table of MODEL_CARD.md with 16 texts of 256 tokens in place of 66 of 1,024: a quarter of an hour of a core.
+    The table of MODEL_CARD.md with 4 texts in place of 66: twelve minutes of a core. (Shorter texts would not do: the
+    many steps are better in them, beside the few, than in texts of the trained length.)
 
-    The bounds leave room for the noise of 16 texts, by which the ratios of perplexities vary by a tenth.
+    The bounds leave room for the noise of 4 texts, by which the ratios of perplexities vary by a sixth.
     """
     cells = {"eight": (FSDFM, 8), "four": (FSDFM, 4), "teacher's eight": (DFM, 8), "many": (DFM, 1024)}
-    written = {name: write(*cell, num_texts=16) for name, cell in cells.items()}
+    written = {name: write(*cell, num_texts=4, length=1024) for name, cell in cells.items()}
     perplexities = {name: perplexity(texts) for name, (_, texts) in written.items()}
     measured = {name: (token_entropy(ids)["nats"], repetition(ids)["rep_4"]) for name, (ids, _) in written.items()}
     shown = f"{perplexities}, entropy and rep-4 {measured}"
     assert perplexities["eight"] < 1.1 * perplexities["many"], shown
-    assert perplexities["four"] < 1.3 * perplexities["many"], shown
+    assert perplexities["four"] < 1.35 * perplexities["many"], shown
     assert perplexities["eight"] < 0.75 * perplexities["teacher's eight"], shown
     assert measured["eight"][0] > 0.95 * measured["many"][0], shown
     assert measured["eight"][1] < measured["many"][1] + 0.02, shown
