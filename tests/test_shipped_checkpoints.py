@@ -150,7 +150,7 @@ def test_few_steps_hold_against_the_many_of_the_teacher():
     measured = {name: (token_entropy(ids)["nats"], repetition(ids)["rep_4"]) for name, (ids, _) in written.items()}
     shown = f"{perplexities}, entropy and rep-4 {measured}"
     assert perplexities["eight"] < 1.1 * perplexities["many"], shown
-    assert perplexities["four"] < 1.35 * perplexities["many"], shown
+    assert perplexities["four"] < 1.3 * perplexities["many"], shown
     assert perplexities["eight"] < 0.75 * perplexities["teacher's eight"], shown
     assert measured["eight"][0] > 0.95 * measured["many"][0], shown
     assert measured["eight"][1] < measured["many"][1] + 0.02, shown
