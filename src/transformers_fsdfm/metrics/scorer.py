@@ -1,22 +1,20 @@
 # Copyright 2026 The transformers-fsdfm authors. SPDX-License-Identifier: Apache-2.0
 """A causal language model that reads texts: how likely each token was, and the hidden state at the end of a text."""
 
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from .. import modeling_fsdfm  # noqa: F401  (registers the auto classes, so that a flow is known for one)
 from ..hub_configs import MODEL_TYPE, find_scorer
 
 
 # The float32 logits of one chunk of positions fill about this much memory; their loss needs as much again.
 LOGITS_CHUNK_BYTES = 2**27
-FLOW = "`scorer` is a flow, not a causal language model; its own measure is `likelihood_bound`"
 
 
 class EncodedText(NamedTuple):
@@ -93,8 +91,6 @@ class Scorer:
             return cls(*scorer)
         name = os.fspath(scorer)
         source = find_scorer(name)
-        if _is_flow(Path(source)):
-            raise TypeError(FLOW)  # said here, too, as transformers may not know the classes of this package yet
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto")
@@ -204,7 +200,7 @@ class Scorer:
         those, the head cannot be applied to the needed positions alone.
         """
         if self.model.config.model_type == MODEL_TYPE:
-            raise TypeError(FLOW)
+            raise TypeError("`scorer` is a flow, not a causal language model; its own measure is `likelihood_bound`")
         batch = self._pad([[0, 0, 0], [0, 0, 1]])
         logits = self.model(**batch, use_cache=False).logits
         tolerance = {"rtol": 1e-3, "atol": 1e-3 * logits.abs().max().item()}
@@ -218,12 +214,6 @@ class Scorer:
 
 
 ScorerLike = str | os.PathLike | tuple[PreTrainedModel, PreTrainedTokenizerBase] | Scorer
-
-
-def _is_flow(folder: Path) -> bool:
-    """Whether a folder, if it is one, holds a model of this package."""
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
 
 
 def _start_of_text(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
