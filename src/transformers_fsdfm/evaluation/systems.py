@@ -238,4 +238,4 @@ def load_flow(folder: ModelFolder, dtype: str, device: torch.device) -> FSDFMFor
     return model.to(device).eval()
 
 
-__all__ = ["ModelFolder", "common_tokenizer", "find_flows", "find_others", "find_scorers", "load_flow"]
+__all__ = ["LOADING_NOTES", "ModelFolder", "common_tokenizer", "find_flows", "find_others", "find_scorers", "load_flow"]

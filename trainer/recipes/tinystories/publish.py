@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from transformers_fsdfm import FSDFMConfig, FSDFMForDiffusionLM, FSDFMGenerationConfig
+from transformers_fsdfm.evaluation.systems import LOADING_NOTES
 
 from .card import read_record, write_card, write_scorer_card
 
@@ -84,7 +85,7 @@ def _save_tokenizer(trained: Path, folder: Path, length: int) -> None:
     """
     tokenizer = AutoTokenizer.from_pretrained(trained)
     tokenizer.model_max_length = length
-    for name in ("is_local", "local_files_only"):
+    for name in LOADING_NOTES:
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(folder)
 
